@@ -1,0 +1,29 @@
+"""Which SDK release this package was built for, and whether it is the one installed."""
+
+from sentry_sdk.consts import VERSION as SDK_INSTALLED
+
+try:
+    from ._vendor import REVISION, SENTRY_SDK_RELEASE
+except ImportError as error:
+    raise ImportError(
+        "vendored_integration has not been built: vendored_integration/_vendor/ is "
+        "missing. Install the package (pip install vendored-integration), or in a "
+        "checkout run: pip install -e ."
+    ) from error
+
+__version__ = f"{SENTRY_SDK_RELEASE}.{REVISION}"
+
+
+def check_sdk() -> None:
+    """Refuse to work with an SDK whose source is not the one that was copied.
+
+    :raises ImportError: another release of sentry-sdk is installed.
+    """
+    if SDK_INSTALLED != SENTRY_SDK_RELEASE:
+        raise ImportError(
+            f"vendored-integration {__version__} was built for sentry-sdk "
+            f"{SENTRY_SDK_RELEASE}, but sentry-sdk {SDK_INSTALLED} is installed. "
+            f"To keep your SDK: pip install "
+            f'"vendored-integration=={SDK_INSTALLED}.*". '
+            f'To keep this build: pip install "sentry-sdk=={SENTRY_SDK_RELEASE}"'
+        )

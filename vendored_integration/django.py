@@ -1,0 +1,82 @@
+"""The integration for Django: ``DjangoIntegration``."""
+
+import logging
+from typing import Any, Optional
+
+import sentry_sdk.integrations
+
+from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
+from .runtime.body import patch_streaming_response
+from .runtime.options import Options
+
+__all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
+
+logger = logging.getLogger("vendored_integration")
+
+_set_up = False
+_stock_reported = False
+
+
+class DjangoIntegration(_UpstreamDjangoIntegration):
+    """Auto instrument a Django application, streaming responses included.
+
+    Takes every argument of :class:`sentry_sdk.integrations.django.DjangoIntegration`
+    of the same SDK release, and:
+
+    :param response_timeout: Seconds from the request's start after which the
+        transaction of an unclosed response is finished anyway. ``None``: never.
+    :param max_open_responses: At more open responses than this, the transaction
+        of the oldest is finished at once.
+    :param finish_on: ``"close"``: every response's transaction ends when the
+        server closes the response. ``"return"``: one that is not streaming ends
+        when the application returns, as in stock.
+
+    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        response_timeout: Optional[float] = 300.0,
+        max_open_responses: int = 10_000,
+        finish_on: str = "close",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.stream_options = Options(
+            response_timeout, max_open_responses, finish_on
+        ).checked()
+        _report_stock()
+
+    @staticmethod
+    def setup_once() -> None:
+        """Patch Django. Called by ``sentry_sdk.init``, once a process."""
+        global _set_up
+        _UpstreamDjangoIntegration.setup_once()
+        patch_streaming_response()
+        _set_up = True
+
+
+#: The name that users of the older third-party package import.
+StreamAwareDjangoIntegration = DjangoIntegration
+
+
+def _report_stock() -> None:
+    """Say so, once, if the stock integration has been set up in this process.
+
+    The SDK sets up one integration for each identifier, the first that comes; a
+    later ``init()`` with ours changes nothing then.
+    """
+    global _stock_reported
+    if _stock_reported or _set_up:
+        return
+    if "django" in sentry_sdk.integrations._processed_integrations:
+        _stock_reported = True
+        logger.error(
+            "The stock DjangoIntegration was set up earlier in this process, and "
+            "the SDK does not replace it: streaming responses are NOT traced. Pass "
+            "vendored_integration.DjangoIntegration() to the first sentry_sdk.init() "
+            "of the process (an init() without it enables the stock integration by "
+            "itself as soon as Django is installed)."
+        )

@@ -1,0 +1,151 @@
+"""Suspends upstream's WSGI middleware while the response is open."""
+
+import functools
+import logging
+import time
+from contextvars import Context, copy_context
+from time import perf_counter_ns
+from typing import Any, Callable, Generator, List, Optional
+
+from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
+
+from . import sdk
+from .body import body_context
+from .context import publish
+from .frames import hidden
+from .options import Options
+from .record import Record
+from .response import close_aware_response, is_streaming
+from .scheduler import scheduler
+
+logger = logging.getLogger("vendored_integration")
+
+
+def close_aware(
+    call: "Callable[..., Generator[Any, Any, Any]]",
+) -> "Callable[..., Any]":
+    """Decorate upstream's ``SentryWsgiMiddleware.__call__``, made a generator by a ``yield``.
+
+    It yields the application's response where upstream would leave its ``with``
+    blocks, and waits there, in a context of its own, until the response is closed.
+    """
+
+    @functools.wraps(call)
+    def __call__(self: Any, environ: "dict[str, Any]", start_response: Any) -> Any:
+        if _wsgi_middleware_applied.get(False):
+            # Within a middleware of this kind, ours or stock: that one traces.
+            return self.app(environ, start_response)
+        request = _Request(environ)
+        suspended = call(self, environ, request.recording(start_response))
+        context = copy_context()
+        before = context.copy()
+        try:
+            response = context.run(next, suspended)
+        except RuntimeError as error:
+            stop = _stop_iteration_of_application(error)
+            if stop is None:
+                raise
+        else:
+            stop = None
+        finally:
+            publish(context, before)
+        if stop is not None:
+            raise stop
+        return request.respond(self, suspended, context, response)
+
+    return __call__
+
+
+class _Request:
+    """What has to be known of a request before the application is called."""
+
+    __slots__ = ("started", "started_ns", "method", "file_wrapper", "head")
+
+    def __init__(self, environ: "dict[str, Any]") -> None:
+        #: Seconds of the scheduler's clock, for the deadline.
+        self.started = time.monotonic()
+        self.started_ns = perf_counter_ns()
+        self.method: str = environ.get("REQUEST_METHOD", "")
+        self.file_wrapper = environ.get("wsgi.file_wrapper")
+        self.head: "List[Any]" = []
+        try:
+            scheduler.poll()
+        except Exception:
+            logger.exception("internal error in the scheduler")
+
+    def recording(self, start_response: "Callable[..., Any]") -> "Callable[..., Any]":
+        """Return a ``start_response`` that also keeps the status and the headers."""
+        head = self.head
+
+        def recording_start_response(
+            status: str, headers: "List[Any]", *exc_info: Any
+        ) -> Any:
+            head[:] = status, headers
+            return start_response(status, headers, *exc_info)
+
+        return recording_start_response
+
+    def respond(
+        self,
+        middleware: Any,
+        suspended: "Generator[Any, Any, Any]",
+        context: Context,
+        response: Any,
+    ) -> Any:
+        """Return what the server gets, while upstream's middleware stays suspended.
+
+        If anything goes wrong here, the middleware is resumed at once, and the
+        server gets what the application has returned: as in stock.
+        """
+        try:
+            if not sdk.contextvars_work():
+                context.run(next, suspended, None)
+                return response
+            options: "Optional[Options]" = getattr(middleware, "stream_options", None)
+            if options is None:
+                options = sdk.options_of_integration()
+            streaming = is_streaming(response)
+            record = Record(
+                suspended,
+                context,
+                self.started_ns,
+                self.method,
+                self.head,
+                streaming,
+                body_context(response),
+            )
+            if isinstance(response, (bytes, str)):
+                # Servers treat these by their type; there is nothing to wait for.
+                record.return_now()
+                return response
+            wrapped = close_aware_response(response, record, self.file_wrapper)
+            if streaming or options.finish_on == "close":
+                record.open(options, self.started)
+            else:
+                record.return_now()
+            return wrapped
+        except Exception:
+            logger.exception("internal error; this request is traced as in stock")
+            context.run(next, suspended, None)
+            return response
+
+
+def _stop_iteration_of_application(error: RuntimeError) -> "Optional[StopIteration]":
+    """Return the StopIteration that the application raised, if it became this error.
+
+    No StopIteration gets out of a generator (PEP 479), such as the suspended
+    middleware; but one of the application has to get to the server as it is. An
+    error that Python made of it on the way out has no frames of the middleware.
+    """
+    cause = error.__cause__
+    traceback = error.__traceback__
+    if (
+        isinstance(cause, StopIteration)
+        and traceback is not None
+        and traceback.tb_next is None
+    ):
+        return cause
+    return None
+
+
+__name__ = hidden(__name__)

@@ -1,0 +1,57 @@
+"""The options that this project adds to the stock integration, checked."""
+
+import math
+from typing import NamedTuple, Optional
+
+#: Accepted values of ``finish_on``.
+FINISH_ON = ("close", "return")
+
+
+class Options(NamedTuple):
+    """When the transaction of a response ends.
+
+    ``response_timeout``: seconds from the request's start after which the
+    transaction of an unclosed response is finished anyway; ``None``: never.
+
+    ``max_open_responses``: at more open responses than this, the oldest is
+    finished at once.
+
+    ``finish_on``: ``"close"``: every response ends when the server closes it;
+    ``"return"``: one that is not streaming ends when the application returns.
+    """
+
+    response_timeout: Optional[float] = 300.0
+    max_open_responses: int = 10_000
+    finish_on: str = "close"
+
+    def checked(self) -> "Options":
+        """Return self.
+
+        :raises TypeError: a value is of the wrong type.
+        :raises ValueError: a value is out of range.
+        """
+        timeout = self.response_timeout
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+                raise TypeError(
+                    f"response_timeout must be a number of seconds or None, got {timeout!r}"
+                )
+            if not (timeout > 0 and math.isfinite(timeout)):
+                raise ValueError(
+                    "response_timeout must be a finite number of seconds above 0 "
+                    f"(or None for no timeout), got {timeout!r}"
+                )
+        limit = self.max_open_responses
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"max_open_responses must be a whole number, got {limit!r}")
+        if limit < 1:
+            raise ValueError(f"max_open_responses must be at least 1, got {limit!r}")
+        if self.finish_on not in FINISH_ON:
+            raise ValueError(
+                f"finish_on must be one of {', '.join(map(repr, FINISH_ON))}, "
+                f"got {self.finish_on!r}"
+            )
+        return self
+
+
+DEFAULT_OPTIONS = Options()

@@ -1,0 +1,339 @@
+"""The record of one response: what is measured, and how its transaction ends.
+
+A transaction ends once, in one of two ways:
+
+* with its response (``close``, ``fail``, ``abandon``): upstream's middleware,
+  suspended since the application returned, is resumed and leaves its own
+  ``with`` blocks: the span is finished, the session ended, the scopes restored;
+* early (``expire``, ``evict``), while the response stays open: only the span is
+  finished, and the middleware is resumed later, when the response is closed.
+
+Which one it is, is decided by taking the record out of the registry. Finishing
+runs hooks of the user (``before_send_transaction``), which may hang; so nobody
+waits for somebody else's finishing: a ``close`` that comes during an early
+ending leaves the resuming to the thread that is at it.
+
+A record never refers to the response that the server holds, so that the garbage
+collector can tell when the server has dropped that.
+"""
+
+import logging
+import threading
+from contextvars import Context
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any, Dict, Generator, List, Optional
+
+from . import sdk
+from .body import BodyContext
+from .context import publish, run_in
+from .frames import hidden
+from .options import Options
+from .registry import registry
+from .scheduler import Entry, scheduler
+
+logger = logging.getLogger("vendored_integration")
+
+#: Protects ``_early`` and ``_close_wanted`` of all records: an early ending and
+#: the close of the same response may meet. Held for a few instructions.
+_lock = threading.Lock()
+
+# States of an early ending (``Record._early``).
+_NO, _DECIDED, _RUNNING, _DONE = range(4)
+
+_NS_PER_MS = 1e6
+
+
+class Record(Entry):
+    """One response between the application's return and the end of its transaction."""
+
+    __slots__ = (
+        "_suspended",
+        "_context",
+        "_published",
+        "_span",
+        "_early",
+        "_outcome",
+        "_close_wanted",
+        "_method",
+        "_head",
+        "body",
+        "streaming",
+        "started_ns",
+        "returned_ns",
+        "first_chunk_ns",
+        "resumed_ns",
+        "produce_ns",
+        "send_ns",
+        "chunks",
+        "size",
+        "exhausted",
+    )
+
+    def __init__(
+        self,
+        suspended: "Generator[Any, Any, Any]",
+        context: Context,
+        started_ns: int,
+        method: str,
+        head: "List[Any]",
+        streaming: bool,
+        body: "Optional[BodyContext]",
+    ) -> None:
+        super().__init__()
+        self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
+        self._context = context
+        self._published = context.copy()
+        self._span = context.run(sdk.root_span)
+        self._early = _NO
+        self._outcome = ""
+        self._close_wanted = False
+        self._method = method
+        #: [status line, headers] once the application has called start_response.
+        self._head = head
+        self.body = body
+        if body is not None:
+            sdk.share_scopes(context, body.context)
+            body.begin()
+        self.streaming = streaming
+        self.started_ns = started_ns
+        self.returned_ns = perf_counter_ns()
+        self.first_chunk_ns = 0
+        #: When the server got the last chunk.
+        self.resumed_ns = 0
+        self.produce_ns = 0
+        self.send_ns = 0
+        self.chunks = 0
+        self.size = 0
+        self.exhausted = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether upstream's middleware is still suspended."""
+        return self._suspended is not None
+
+    def end_of_body(self, started_ns: int) -> None:
+        """The step that began at ``started_ns`` has found that there are no more chunks."""
+        self.produce_ns += perf_counter_ns() - started_ns
+        if self.chunks and not self.exhausted:
+            self.send_ns += started_ns - self.resumed_ns
+        self.exhausted = True
+
+    # -- opening ---------------------------------------------------------------
+
+    def open(self, options: Options, started: float) -> None:
+        """Register the response, with its deadline, and make room for it.
+
+        :param started: the request's start, in seconds of the scheduler's clock.
+        """
+        evicted = registry.add(self, options.max_open_responses)
+        if options.response_timeout is not None:
+            scheduler.schedule(self, started + options.response_timeout)
+        if evicted is not None:
+            scheduler.cancel(evicted)
+            evicted.evict()
+
+    def return_now(self) -> None:
+        """End the transaction at the application's return (``finish_on="return"``)."""
+        self._resume(None)
+
+    # -- the contexts ----------------------------------------------------------
+
+    @property
+    def step_context(self) -> Context:
+        """The context that the steps of the body run in."""
+        return self._context if self.body is None else self.body.context
+
+    def run(self, function: Any, *args: Any) -> Any:
+        """Run something of the response other than its body's steps: its ``close()``."""
+        return run_in(self._context, function, *args)
+
+    def _publish(self) -> None:
+        """Let the server's context see what the application has set since."""
+        if self.body is not None:
+            run_in(self._context, self.body.publish)
+        publish(self._context, self._published)
+        self._published = self._context.copy()
+
+    # -- endings with the response -----------------------------------------------
+
+    def close(self) -> None:
+        """The server has closed the response, and the response's own close() has run."""
+        if registry.take(self):
+            scheduler.cancel(self)
+            self._end("completed" if self._is_complete() else "cancelled", None)
+        else:
+            self._close_after_early_ending()
+        self._publish()
+
+    def fail(self, error: BaseException) -> None:
+        """The body, or the response's ``close()``, has raised: report and end.
+
+        To be called while the error is being handled. The error's traceback is
+        left as it was: that is what the server goes on to see.
+        """
+        traceback: "Optional[TracebackType]" = error.__traceback__
+        if self.body is not None:
+            # The body may have reported the error itself: the SDK's memory of
+            # that is a context variable, too.
+            run_in(self._context, self.body.publish)
+        if registry.take(self):
+            scheduler.cancel(self)
+            self._end("failed", error)
+        else:
+            run_in(self._context, sdk.capture_exception, error)
+        error.__traceback__ = traceback
+        self._publish()
+
+    def abandon(self) -> None:
+        """Nobody will close the response: it was dropped, or the process ends."""
+        if registry.take(self):
+            scheduler.cancel(self)
+            self._end("abandoned", None)
+        else:
+            self._close_after_early_ending()
+
+    def _end(self, outcome: str, error: "Optional[BaseException]") -> None:
+        try:
+            self._annotate(outcome)
+        finally:
+            self._resume(error)
+
+    def _resume(self, error: "Optional[BaseException]") -> None:
+        suspended, self._suspended, self._span = self._suspended, None, None
+        if suspended is not None:
+            run_in(self._context, _resume, suspended, error)
+
+    # -- early endings ---------------------------------------------------------
+
+    def expire(self) -> None:
+        """``response_timeout`` has passed. On a worker thread."""
+        if registry.take(self):
+            self._decide("timed_out")
+            self._end_early()
+
+    def evict(self) -> None:
+        """Too many responses are open, and this is the oldest: it was taken out."""
+        self._decide("evicted")
+        scheduler.submit(self._end_early)
+
+    def _decide(self, outcome: str) -> None:
+        with _lock:
+            self._outcome = outcome
+            self._early = _DECIDED
+            close_wanted = self._close_wanted
+        if close_wanted:
+            # The response was closed between the taking and the deciding.
+            self._close_after_early_ending()
+
+    def _end_early(self) -> None:
+        with _lock:
+            if self._early != _DECIDED:
+                return
+            self._early = _RUNNING
+        try:
+            # In a copy: the server's thread may be in the context, or want to
+            # enter it for the next step.
+            self._context.copy().run(self._finish_span)
+        finally:
+            with _lock:
+                self._early = _DONE
+                close_wanted = self._close_wanted
+            if close_wanted:
+                self._resume(None)
+
+    def _finish_span(self) -> None:
+        span = self._span
+        if span is None:
+            return
+        try:
+            self._annotate(self._outcome)
+        finally:
+            sdk.finish_early(span)
+
+    def _close_after_early_ending(self) -> None:
+        """Resume the middleware, unless another thread is at the ending: then it will."""
+        with _lock:
+            self._close_wanted = True
+            early = self._early
+            if early == _DECIDED:
+                self._early = _DONE
+        if early == _DECIDED:
+            # No worker has begun yet (all may hang): no need to wait for one.
+            self._end(self._outcome, None)
+        elif early == _DONE:
+            self._resume(None)
+
+    # -- what is told about the response -----------------------------------------
+
+    def _is_complete(self) -> bool:
+        """Whether a closed response had been sent as far as it was to be sent."""
+        if self.exhausted or not self.chunks or self._method == "HEAD":
+            return True
+        length = self._content_length()
+        return length is not None and self.size >= length
+
+    def _content_length(self) -> "Optional[int]":
+        try:
+            for name, value in self._head[1] if self._head else ():
+                if name.lower() == "content-length":
+                    return int(value)
+        except (AttributeError, TypeError, ValueError):
+            pass  # not what the WSGI specification allows; the server will say so
+        return None
+
+    def _annotate(self, outcome: str) -> None:
+        """Put what was measured on the transaction (times in milliseconds)."""
+        if not self.streaming or self._span is None:
+            return
+        data: "Dict[str, Any]" = {
+            "http.response.stream.outcome": outcome,
+            "http.response.stream.chunks": self.chunks,
+            "http.response.stream.produce_time": self.produce_ns / _NS_PER_MS,
+            "http.response.stream.send_time": self.send_ns / _NS_PER_MS,
+            "http.server.return_time": (self.returned_ns - self.started_ns)
+            / _NS_PER_MS,
+        }
+        size = self.size
+        if not self.chunks and outcome == "completed" and self._method != "HEAD":
+            # Sent by the server itself (sendfile): the header is all we know.
+            size = self._content_length() or 0
+        data["http.response.body.size"] = size
+        if self.chunks:
+            data["http.response.stream.time_to_first_chunk"] = (
+                self.first_chunk_ns - self.started_ns
+            ) / _NS_PER_MS
+        sdk.annotate(self._span, data, outcome)
+
+
+def _resume(
+    suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]"
+) -> None:
+    """Let upstream's middleware leave its ``with`` blocks, in the request's context.
+
+    An error is thrown into it, and comes out again; the caller raises it itself.
+    The scopes are put back afterwards: the context belongs to this request alone,
+    and an error that comes later (in ``close()``, after a body that failed) must
+    still find them.
+    """
+    scopes = sdk.scope_variables()
+    try:
+        if error is None:
+            next(suspended)
+        else:
+            suspended.throw(error)
+    except StopIteration:
+        pass
+    except BaseException as raised:
+        # A StopIteration of the application comes back as the cause (PEP 479).
+        if raised is error or (error is not None and raised.__cause__ is error):
+            pass
+        elif isinstance(raised, Exception):
+            logger.exception("internal error while finishing a response")
+        else:
+            raise  # a signal handler's, such as the server's own SystemExit
+    finally:
+        sdk.restore_scopes(scopes)
+
+
+__name__ = hidden(__name__)

@@ -1,0 +1,98 @@
+"""The responses of this process that are open, oldest first.
+
+Whoever takes a record out of here decides how its response ended: taking is
+atomic, so there is exactly one ending, whatever the server's thread, a deadline
+and the garbage collector do at the same time.
+
+Held are records, never the response that the server has: that one stays free to
+be collected when the server drops it.
+"""
+
+import atexit
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Callable, List, Optional
+
+from .frames import hidden
+from .scheduler import scheduler
+from .sdk import shutdown_timeout
+
+if TYPE_CHECKING:
+    from .record import Record
+
+
+class Registry:
+    """All open responses, with O(1) ``add``, ``take`` and ``take_oldest``."""
+
+    def __init__(self) -> None:
+        # Protects _open. An OrderedDict, because the first key of a dict is found
+        # past all the keys that were deleted before it.
+        self._lock = threading.Lock()
+        self._open: "OrderedDict[Record, None]" = OrderedDict()
+        self._inherited: "List[Record]" = []
+        self._exit_handler_set = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, record: "Record", limit: int) -> "Optional[Record]":
+        """Add an open response.
+
+        :return: the oldest one, taken out, if there are more than ``limit`` now.
+        """
+        if not self._exit_handler_set:
+            # Not at import: atexit runs the newest first, and this must come
+            # before the SDK's own flush, which is set up by sentry_sdk.init().
+            self._exit_handler_set = True
+            atexit.register(self.finish_all)
+        with self._lock:
+            self._open[record] = None
+            if len(self._open) <= limit:
+                return None
+            return self._open.popitem(last=False)[0]
+
+    def take(self, record: "Record") -> bool:
+        """Take a record out: true for exactly one caller."""
+        with self._lock:
+            return self._open.pop(record, self) is None
+
+    def finish_all(self) -> None:
+        """At process exit: the server will not close these any more."""
+        jobs: "List[Callable[[], None]]" = [record.abandon for record in self._open]
+        scheduler.drain(jobs, shutdown_timeout())
+
+    def before_fork(self) -> None:
+        """Keep other threads from leaving the lock locked in the child for good."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on as before."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's open responses to the parent.
+
+        They are kept, since their suspended middleware must not be collected:
+        it would take that for an error of the application.
+        """
+        self._lock = threading.Lock()
+        self._inherited.extend(self._open)
+        self._open.clear()
+
+
+def _process_registry() -> Registry:
+    registry = Registry()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=registry.before_fork,
+            after_in_parent=registry.after_fork_in_parent,
+            after_in_child=registry.after_fork_in_child,
+        )
+    return registry
+
+
+#: The open responses of this process.
+registry = _process_registry()
+
+__name__ = hidden(__name__)

@@ -1,0 +1,236 @@
+"""What the server gets in place of the application's response.
+
+The server cannot tell the difference: the same chunks, the same exceptions, one
+``close()`` of the application's response for each of the server's, in the same
+order, ``len()`` where the response has one. A class and not a generator: a
+generator that is closed before its first ``next()`` never runs its ``finally``.
+
+A file response (``wsgi.file_wrapper``) is not wrapped at all, since servers look
+for their very own object; its ``close`` attribute is hooked instead.
+"""
+
+import logging
+from time import perf_counter_ns
+from typing import Any, Callable, Iterator, Optional, Union
+
+from .context import entry_refused, run_in
+from .frames import hidden
+from .record import Record
+from .scheduler import scheduler
+
+logger = logging.getLogger("vendored_integration")
+
+
+class _ScopedResponse:
+    """The application's response, iterated and closed in the request's context.
+
+    It bears the name, and takes the arguments, of the class that it replaces in
+    upstream's module. ``record`` is what the replaced class did not have; without
+    it (upstream's code makes one after the response has ended) it only passes
+    everything through.
+    """
+
+    __slots__ = ("_response", "_record", "__weakref__")
+
+    def __init__(
+        self, scope: Any, response: Any, record: "Optional[Record]" = None
+    ) -> None:
+        self._response = response
+        self._record = record
+
+    def __iter__(self) -> "Iterator[Any]":
+        record = self._record
+        if record is None:
+            return iter(self._response)
+        # iter() does work of the application, too: Django runs an async body
+        # from beginning to end there.
+        started = perf_counter_ns()
+        try:
+            iterator = run_in(record.step_context, iter, self._response)
+        except BaseException as error:
+            _fail(record, error)
+            raise
+        finally:
+            record.resumed_ns = now = perf_counter_ns()
+            record.produce_ns += now - started
+        return _Steps(self, iterator, record)
+
+    def close(self) -> None:
+        record = self._record
+        if record is None:
+            _close(self._response)
+        else:
+            _close_with(record, _close, self._response)
+
+    def __del__(self) -> None:
+        _dropped(self)
+
+
+class _Steps:
+    """One iteration of a response. It keeps the response from being collected."""
+
+    __slots__ = ("_owner", "_iterator", "_record", "_run")
+
+    def __init__(
+        self, owner: _ScopedResponse, iterator: "Iterator[Any]", record: Record
+    ) -> None:
+        self._owner = owner
+        self._iterator = iterator
+        self._record = record
+        self._run = record.step_context.run
+
+    def __iter__(self) -> "Iterator[Any]":
+        return self
+
+    def __next__(self) -> Any:
+        # The hot path: this is all that a chunk costs.
+        record = self._record
+        started = perf_counter_ns()
+        try:
+            chunk = self._run(next, self._iterator)
+        except StopIteration:
+            record.end_of_body(started)
+            raise
+        except RuntimeError as error:
+            if not entry_refused(error):
+                _fail(record, error)
+                raise
+            chunk = self._next_elsewhere(started)
+        except BaseException as error:
+            _fail(record, error)
+            raise
+        now = perf_counter_ns()
+        record.produce_ns += now - started
+        if record.chunks:
+            record.send_ns += started - record.resumed_ns
+        else:
+            record.first_chunk_ns = now
+        record.resumed_ns = now
+        record.chunks += 1
+        try:
+            record.size += len(chunk)
+        except TypeError:
+            pass  # not bytes: the server will say so
+        return chunk
+
+    def _next_elsewhere(self, started: int) -> Any:
+        """A step while somebody else is in the context that the steps run in."""
+        record = self._record
+        try:
+            return run_in(record.step_context, next, self._iterator)
+        except StopIteration:
+            record.end_of_body(started)
+            raise
+        except BaseException as error:
+            _fail(record, error)
+            raise
+
+
+class _SizedScopedResponse(_ScopedResponse):
+    """For a response with a length: servers derive Content-Length from a length of 1."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._response)
+
+
+class _CloseHook:
+    """The ``close`` attribute of a file response, which is the server's object."""
+
+    __slots__ = ("_close", "_record")
+
+    def __init__(self, close: "Optional[Callable[[], Any]]", record: Record) -> None:
+        # A file that the application hands out again and again is hooked once.
+        self._close = close._close if isinstance(close, _CloseHook) else close
+        self._record = record
+
+    def __call__(self) -> None:
+        # The server has read the file itself; whether it got to the end of it,
+        # nobody knows.
+        self._record.exhausted = True
+        _close_with(self._record, self._close or _nothing)
+
+    def __del__(self) -> None:
+        _dropped(self)
+
+
+def _close(response: Any) -> None:
+    close = getattr(response, "close", None)
+    if close is not None:
+        close()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _close_with(record: Record, close: "Callable[..., Any]", *args: Any) -> None:
+    """Close the application's response first, and end its transaction then."""
+    try:
+        record.run(close, *args)
+    except BaseException as error:
+        _fail(record, error)
+        raise
+    try:
+        record.close()
+    except Exception:
+        logger.exception("internal error while finishing a response")
+
+
+def _fail(record: Record, error: BaseException) -> None:
+    """Report an error of the application, which the caller then raises."""
+    try:
+        record.fail(error)
+    except Exception:
+        logger.exception("internal error while reporting an error")
+
+
+def _dropped(owner: "Union[_ScopedResponse, _CloseHook]") -> None:
+    """A response is being collected. Without a close(), nobody will end it any more.
+
+    It is not ended here: the garbage collector may run anywhere, also while a
+    lock is held that an event processor of the user wants.
+    """
+    record: "Optional[Record]" = getattr(owner, "_record", None)
+    if record is not None and record.unfinished:
+        scheduler.submit(record.abandon)
+
+
+def is_file_response(response: Any, file_wrapper: Any) -> bool:
+    """Whether the server wants this very object back.
+
+    :param file_wrapper: ``environ["wsgi.file_wrapper"]``, or ``None``.
+
+    gunicorn, waitress and wsgiref test for their own class. uWSGI's wrapper is a
+    function that returns the file itself, and compares identities.
+    """
+    if file_wrapper is None:
+        return False
+    if isinstance(file_wrapper, type):
+        return isinstance(response, file_wrapper)
+    return getattr(response, "fileno", None) is not None
+
+
+def is_streaming(response: Any) -> bool:
+    """Whether a response makes its chunks as it goes along.
+
+    Django says so itself; of any other, whatever is not a plain sequence may.
+    """
+    streaming = getattr(response, "streaming", None)
+    if isinstance(streaming, bool):
+        return streaming
+    return not isinstance(response, (list, tuple))
+
+
+def close_aware_response(response: Any, record: Record, file_wrapper: Any) -> Any:
+    """Return what to hand to the server for an application's response."""
+    if is_file_response(response, file_wrapper):
+        response.close = _CloseHook(getattr(response, "close", None), record)
+        return response
+    if hasattr(type(response), "__len__"):
+        return _SizedScopedResponse(None, response, record)
+    return _ScopedResponse(None, response, record)
+
+
+__name__ = hidden(__name__)

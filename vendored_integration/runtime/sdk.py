@@ -1,0 +1,133 @@
+"""All that depends on the SDK's trace lifecycles, in one place.
+
+In the static lifecycle the root of a request is a ``Transaction``: ``set_data``,
+``set_status``, any status. In the stream lifecycle it is a ``StreamedSpan``
+(the segment): ``set_attribute``, and only ``ok`` or ``error`` as a status.
+"""
+
+import sys
+from contextvars import Context
+from typing import Any, Dict, Optional
+
+import sentry_sdk
+from sentry_sdk.utils import capture_internal_exceptions
+
+from .frames import hidden
+from .options import DEFAULT_OPTIONS, Options
+
+#: Transaction status by outcome; outcomes that are missing keep the HTTP status.
+#: ``failed`` is missing too: upstream's own ``__exit__`` sets ``internal_error``.
+STATUS_BY_OUTCOME = {
+    "cancelled": "cancelled",
+    "timed_out": "deadline_exceeded",
+    "abandoned": "aborted",
+    "evicted": "aborted",
+}
+
+
+def contextvars_work() -> bool:
+    """Whether the SDK keeps its scopes in real context variables.
+
+    It does not under an old gevent or eventlet; there a request's scopes belong
+    to the thread, and cannot outlive the handler's return.
+    """
+    return bool(sentry_sdk.utils.HAS_REAL_CONTEXTVARS)
+
+
+def options_of_integration() -> Options:
+    """Return the options of the active ``DjangoIntegration``, or the defaults."""
+    integration = sentry_sdk.get_client().get_integration("django")
+    return getattr(integration, "stream_options", DEFAULT_OPTIONS)
+
+
+def root_span() -> Any:
+    """Return the transaction or segment of the running context, or ``None``."""
+    span = sentry_sdk.get_current_scope()._span
+    if span is None:
+        return None
+    segment = getattr(span, "_segment", None)
+    return segment if segment is not None else span.containing_transaction
+
+
+def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
+    """Put the data of a streaming response, and its status, on its root span."""
+    if not span.sampled:
+        return
+    if hasattr(span, "set_attributes"):
+        span.set_attributes(data)
+        return
+    for key, value in data.items():
+        span.set_data(key, value)
+    status = STATUS_BY_OUTCOME.get(outcome)
+    if status is not None:
+        span.set_status(status)
+
+
+def finish_early(span: Any) -> None:
+    """Finish a root span whose ``with`` block is still suspended.
+
+    The block's own exit comes later, when the response is closed, and is ignored
+    by the SDK. Until then the span stays current, so that errors and outgoing
+    requests of the rest of the body still belong to its trace.
+    """
+    scope = sentry_sdk.get_current_scope()
+    current = scope._span
+    try:
+        span.__exit__(None, None, None)
+    finally:
+        scope._span = current
+
+
+def capture_exception(error: BaseException) -> None:
+    """Report an error as upstream's middleware would, in the running context.
+
+    To be called while the error is being handled: upstream reads
+    ``sys.exc_info()``.
+    """
+    from vendored_integration._vendor.wsgi import _capture_exception
+
+    if sys.exc_info()[1] is error:
+        with capture_internal_exceptions():
+            _capture_exception()
+
+
+def scope_variables() -> "tuple[Any, Any]":
+    """Return the SDK's scopes of the running context, for :func:`restore_scopes`."""
+    return (
+        sentry_sdk.scope._isolation_scope.get(),
+        sentry_sdk.scope._current_scope.get(),
+    )
+
+
+def restore_scopes(scopes: "tuple[Any, Any]") -> None:
+    """Make the scopes of :func:`scope_variables` current again."""
+    isolation_scope, current_scope = scopes
+    sentry_sdk.scope._isolation_scope.set(isolation_scope)
+    sentry_sdk.scope._current_scope.set(current_scope)
+
+
+def share_scopes(source: Context, target: Context) -> None:
+    """Give a context the request's scopes, unless it descends from the request.
+
+    A response that was created elsewhere (in a bare thread, at import) was
+    created without them. One that was created in the request may have its own
+    forks of them, which it keeps.
+    """
+    root = source.run(root_span)
+    if root is not None:
+        if target.run(root_span) is root:
+            return
+    else:
+        variable = sentry_sdk.scope._isolation_scope
+        if target.get(variable) is source.get(variable):
+            return
+    target.run(restore_scopes, source.run(scope_variables))
+
+
+def shutdown_timeout() -> float:
+    """Seconds that the SDK itself may take at process exit (its own option)."""
+    timeout: Optional[float] = sentry_sdk.get_client().options.get("shutdown_timeout")
+    return 2.0 if timeout is None else float(timeout)
+
+
+__name__ = hidden(__name__)

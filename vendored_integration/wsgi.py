@@ -1,0 +1,42 @@
+"""The close-aware WSGI middleware, for any WSGI application."""
+
+from typing import Any, Callable, Optional
+
+from ._vendor.wsgi import SentryWsgiMiddleware as _UpstreamSentryWsgiMiddleware
+from .runtime.options import Options
+
+__all__ = ["SentryWsgiMiddleware"]
+
+
+class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
+    """Trace a WSGI application; a response's transaction ends when it is closed.
+
+    For Django, ``DjangoIntegration`` applies it by itself. For Flask::
+
+        app.wsgi_app = SentryWsgiMiddleware(app.wsgi_app)
+
+    is not enough, since the SDK's ``FlaskIntegration`` puts the stock middleware
+    around ``Flask.__call__``; serve ``application = SentryWsgiMiddleware(app)``.
+
+    Takes every argument of :class:`sentry_sdk.integrations.wsgi.SentryWsgiMiddleware`
+    of the same SDK release, and ``response_timeout`` (seconds),
+    ``max_open_responses`` and ``finish_on`` as
+    :class:`vendored_integration.DjangoIntegration` does.
+
+    :raises TypeError: an argument is of the wrong type.
+    :raises ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        app: "Callable[..., Any]",
+        *args: Any,
+        response_timeout: Optional[float] = 300.0,
+        max_open_responses: int = 10_000,
+        finish_on: str = "close",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(app, *args, **kwargs)
+        self.stream_options = Options(
+            response_timeout, max_open_responses, finish_on
+        ).checked()
