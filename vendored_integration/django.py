@@ -1,17 +1,16 @@
 """The integration for Django: ``DjangoIntegration``."""
 
-import logging
 from typing import Any, Optional
 
 import sentry_sdk.integrations
 
 from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
 from .runtime.body import patch_streaming_response
+from .runtime.log import logger
 from .runtime.options import Options
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
 
-logger = logging.getLogger("vendored_integration")
 
 _set_up = False
 _stock_reported = False

@@ -1,7 +1,6 @@
 """Suspends upstream's WSGI middleware while the response is open."""
 
 import functools
-import logging
 import time
 from contextvars import Context, copy_context
 from time import perf_counter_ns
@@ -13,12 +12,12 @@ from . import sdk
 from .body import body_context
 from .context import publish
 from .frames import hidden
+from .log import logger
 from .options import Options
 from .record import Record
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
 
-logger = logging.getLogger("vendored_integration")
 
 
 def close_aware(

@@ -17,7 +17,6 @@ A record never refers to the response that the server holds, so that the garbage
 collector can tell when the server has dropped that.
 """
 
-import logging
 import threading
 from contextvars import Context
 from time import perf_counter_ns
@@ -28,11 +27,11 @@ from . import sdk
 from .body import BodyContext
 from .context import publish, run_in
 from .frames import hidden
+from .log import logger
 from .options import Options
 from .registry import registry
 from .scheduler import Entry, scheduler
 
-logger = logging.getLogger("vendored_integration")
 
 #: Protects ``_early`` and ``_close_wanted`` of all records: an early ending and
 #: the close of the same response may meet. Held for a few instructions.
@@ -181,7 +180,7 @@ class Record(Entry):
             scheduler.cancel(self)
             self._end("failed", error)
         else:
-            run_in(self._context, sdk.capture_exception, error)
+            run_in(self._context, sdk.capture_exception, self._span)
         error.__traceback__ = traceback
         self._publish()
 
@@ -200,7 +199,7 @@ class Record(Entry):
             self._resume(error)
 
     def _resume(self, error: "Optional[BaseException]") -> None:
-        suspended, self._suspended, self._span = self._suspended, None, None
+        suspended, self._suspended = self._suspended, None
         if suspended is not None:
             run_in(self._context, _resume, suspended, error)
 

@@ -9,16 +9,15 @@ A file response (``wsgi.file_wrapper``) is not wrapped at all, since servers loo
 for their very own object; its ``close`` attribute is hooked instead.
 """
 
-import logging
 from time import perf_counter_ns
 from typing import Any, Callable, Iterator, Optional, Union
 
 from .context import entry_refused, run_in
 from .frames import hidden
+from .log import logger
 from .record import Record
 from .scheduler import scheduler
 
-logger = logging.getLogger("vendored_integration")
 
 
 class _ScopedResponse:

@@ -21,7 +21,6 @@ need O(log n), and lazy deletion: at 1,000 requests a second and a timeout of
 hierarchical timing wheels" (1987).
 """
 
-import logging
 import os
 import queue
 import sys
@@ -32,8 +31,8 @@ from contextvars import Context
 from typing import Callable, Deque, Dict, List, Optional
 
 from .frames import hidden
+from .log import logger
 
-logger = logging.getLogger("vendored_integration")
 
 #: Ticks a second; a deadline is rounded up to the next one.
 TICKS_PER_SECOND = 10

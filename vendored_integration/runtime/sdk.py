@@ -5,7 +5,6 @@ In the static lifecycle the root of a request is a ``Transaction``: ``set_data``
 (the segment): ``set_attribute``, and only ``ok`` or ``error`` as a status.
 """
 
-import sys
 from contextvars import Context
 from typing import Any, Dict, Optional
 
@@ -72,23 +71,35 @@ def finish_early(span: Any) -> None:
     """
     scope = sentry_sdk.get_current_scope()
     current = scope._span
+    entered = getattr(span, "_context_manager_state", None)
     try:
         span.__exit__(None, None, None)
     finally:
         scope._span = current
+        if entered is not None:
+            # A transaction's second exit wants to find what the first one did,
+            # except for the profile, which has been stopped and sent.
+            span._context_manager_state = entered
+            span._profile = None
 
 
-def capture_exception(error: BaseException) -> None:
-    """Report an error as upstream's middleware would, in the running context.
+def capture_exception(span: Any) -> None:
+    """Report the error being handled as upstream's middleware would.
 
-    To be called while the error is being handled: upstream reads
-    ``sys.exc_info()``.
+    :param span: the request's root span, finished by now; the error belongs to
+        its trace all the same.
     """
     from vendored_integration._vendor.wsgi import _capture_exception
 
-    if sys.exc_info()[1] is error:
+    scope = sentry_sdk.get_current_scope()
+    current = scope._span
+    if current is None:
+        scope._span = span
+    try:
         with capture_internal_exceptions():
             _capture_exception()
+    finally:
+        scope._span = current
 
 
 def scope_variables() -> "tuple[Any, Any]":

@@ -1,0 +1,87 @@
+"""Tests of the runtime in one process, judged by the envelopes that the SDK would send.
+
+A transport keeps the envelopes as the bytes that an ingest would get; the WSGI
+server is the test itself, so that it can do what servers do at the worst moment.
+"""
+
+import gc
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import django
+from django.conf import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if not settings.configured:
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DEBUG=False,
+        LOGGING_CONFIG=None,
+        ROOT_URLCONF="views",
+        SECRET_KEY="test",
+        USE_TZ=True,
+    )
+    django.setup()
+
+import sentry_sdk  # noqa: E402
+from harness import LIFECYCLES, Received, assert_accepted  # noqa: E402
+
+from vendored_integration import DjangoIntegration  # noqa: E402
+from vendored_integration.runtime.registry import registry  # noqa: E402
+
+
+@pytest.fixture(params=LIFECYCLES)
+def lifecycle(request):
+    return request.param
+
+
+@pytest.fixture
+def init():
+    """Initialise the SDK with our integration; what it sends comes back.
+
+    Every transaction is shown to Relay's normaliser afterwards: Sentry must take it.
+    """
+    received = []
+
+    def init(lifecycle="static", integration=None, **options):
+        experiments = {"trace_lifecycle": "stream"} if lifecycle == "stream" else {}
+        transport = Received()
+        received.append(transport)
+        options.setdefault("traces_sample_rate", 1.0)
+        sentry_sdk.init(
+            dsn="http://public@127.0.0.1:9/1",
+            transport=transport,
+            integrations=[integration or DjangoIntegration()],
+            _experiments=experiments,
+            release="test@1",
+            **options,
+        )
+        return transport
+
+    yield init
+    for transport in received:
+        for event in transport.transactions():
+            assert_accepted(event)
+    sentry_sdk.init()
+
+
+@pytest.fixture
+def sentry(init, lifecycle):
+    """What the SDK sends, in one lifecycle after the other."""
+    return init(lifecycle)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open():
+    """No test leaves a response open: the next one would find it."""
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while len(registry) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not len(registry)
