@@ -34,6 +34,10 @@ from harness import LIFECYCLES, Received, assert_accepted  # noqa: E402
 from vendored_integration import DjangoIntegration  # noqa: E402
 from vendored_integration.runtime.registry import registry  # noqa: E402
 
+# What is imported by now is never collected; looking at it in every test takes long.
+gc.collect()
+gc.freeze()
+
 
 @pytest.fixture(params=LIFECYCLES)
 def lifecycle(request):

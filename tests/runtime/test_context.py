@@ -1,0 +1,338 @@
+"""Bindings of context variables: seen where they should be, and nowhere else."""
+
+import contextvars
+import threading
+
+import pytest
+import sentry_sdk
+import structlog
+from asgiref.local import Local
+from django.core.signals import request_finished, request_started
+from django.http import HttpResponse, StreamingHttpResponse
+from django.utils import translation
+from harness import Exchange, start_span
+from structlog.contextvars import bound_contextvars, get_contextvars
+from views import serve
+
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+request_id = contextvars.ContextVar("request_id")
+local = Local()
+
+
+@pytest.fixture(autouse=True)
+def in_a_context_of_its_own():
+    """What a test leaves in its thread's context must not reach the next test."""
+    structlog.contextvars.clear_contextvars()
+    yield
+    structlog.contextvars.clear_contextvars()
+
+
+def report():
+    """What a body sees, as bytes."""
+    bound = get_contextvars().get("id", "-")
+    return f"{bound} {request_id.get('-')} {getattr(local, 'id', '-')};".encode()
+
+
+def binding_view(value, body):
+    """A view whose bindings have been left, or overwritten, when the body runs."""
+
+    def view(request):
+        with bound_contextvars(id=value):
+            token = request_id.set(value)
+            local.id = value
+            try:
+                return StreamingHttpResponse(body())
+            finally:
+                request_id.reset(token)
+                del local.id
+
+    return view
+
+
+def test_body_sees_the_bindings_of_its_creation(init):
+    """structlog, a plain ContextVar and asgiref's Local, all of a block that was left."""
+    init()
+
+    def body():
+        yield report()
+        yield report()
+
+    assert Exchange(serve(binding_view("A", body))).read() == b"A A A;A A A;"
+    assert report() == b"- - -;"
+
+
+def test_async_body_sees_them_too(init):
+    """WSGI runs an async body as a whole, in iter()."""
+    sentry = init()
+
+    async def body():
+        with start_span("in the body"):
+            yield report()
+
+    with pytest.warns(Warning, match="must consume asynchronous iterators"):
+        assert Exchange(serve(binding_view("A", body))).read() == b"A A A;"
+    root = sentry.root()
+    assert "in the body" in root.names()
+    assert root.outcome == "completed"
+
+
+def test_two_requests_interleaved_on_one_thread(sentry):
+    """Each body sees its own bindings and its own trace, chunk by chunk."""
+
+    def body():
+        for number in range(3):
+            with start_span(f"{get_contextvars()['id']}{number}"):
+                yield report()
+
+    first = Exchange(serve(binding_view("A", body)), "/a")
+    second = Exchange(serve(binding_view("B", body)), "/b")
+    steps = [iter(first.response), iter(second.response)]
+    seen = b"".join(next(step) for _ in range(3) for step in steps)
+    assert seen == b"A A A;B B B;" * 3
+    for exchange in (first, second):
+        exchange.close()
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    a, b = sentry.roots()
+    assert a.trace_id != b.trace_id
+    assert [name for name in a.names() if name[0] == "A"] == ["A0", "A1", "A2"]
+    assert [name for name in b.names() if name[0] == "B"] == ["B0", "B1", "B2"]
+    assert not [name for name in a.names() if name[0] == "B"]
+    assert report() == b"- - -;"
+
+
+def test_finally_of_a_body_can_reset_its_tokens(init):
+    """close() runs the generator's clean-up where the generator ran."""
+    init()
+    failures = []
+
+    def body():
+        token = request_id.set("inner")
+        try:
+            yield b"a"
+            yield b"b"
+        finally:
+            try:
+                request_id.reset(token)
+            except ValueError as error:
+                failures.append(error)
+
+    exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
+    next(iter(exchange.response))
+    exchange.close()
+    assert not failures
+
+
+def test_finally_of_a_plain_wsgi_body_can_reset_its_tokens(init):
+    """The same for an application without Django."""
+    init()
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+
+        def body():
+            token = request_id.set("inner")
+            try:
+                yield b"a"
+            finally:
+                request_id.reset(token)
+
+        return body()
+
+    exchange = Exchange(SentryWsgiMiddleware(app))
+    next(iter(exchange.response))
+    exchange.close()
+
+
+def test_request_signals_share_a_context(init):
+    """What request_started has set, request_finished can reset."""
+    init()
+    failures, tokens = [], []
+
+    def started(**kwargs):
+        tokens.append(request_id.set("request"))
+
+    def finished(**kwargs):
+        try:
+            request_id.reset(tokens.pop())
+        except ValueError as error:
+            failures.append(error)
+
+    request_started.connect(started)
+    request_finished.connect(finished)
+    try:
+        Exchange(
+            serve(lambda request: StreamingHttpResponse(iter([b"a"])))
+        ).read()
+    finally:
+        request_started.disconnect(started)
+        request_finished.disconnect(finished)
+    assert not failures
+
+
+def test_server_sees_what_the_application_has_set(init):
+    """An outer middleware or an access log reads variables after the application."""
+    init()
+
+    def app(environ, start_response):
+        request_id.set("from the application")
+        start_response("200 OK", [])
+        return body()
+
+    def body():
+        yield b"a"
+        request_id.set("from the body")
+
+    def run():
+        exchange = Exchange(SentryWsgiMiddleware(app))
+        assert request_id.get() == "from the application"
+        exchange.read()
+        assert request_id.get() == "from the body"
+
+    contextvars.Context().run(run)
+
+
+def test_server_sees_what_a_django_body_has_set(init):
+    """A body that has a context of its own is no exception."""
+    init()
+
+    def body():
+        request_id.set("from the body")
+        yield b"a"
+
+    def run():
+        Exchange(serve(lambda request: StreamingHttpResponse(body()))).read()
+        assert request_id.get() == "from the body"
+
+    contextvars.Context().run(run)
+
+
+def test_late_close_does_not_bring_back_old_bindings(init):
+    """uWSGI may close a file response after the next request has begun."""
+    init()
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body()
+
+    def body():
+        yield b"a"
+        request_id.set("first request")
+
+    def run():
+        exchange = Exchange(SentryWsgiMiddleware(app))
+        list(exchange.response)
+        request_id.set("second request")
+        exchange.close()
+        assert request_id.get() == "second request"
+
+    contextvars.Context().run(run)
+
+
+def test_sentry_scopes_do_not_leak_into_the_server(sentry):
+    """While a stream is open, the server's thread is outside of its request."""
+
+    def view(request):
+        sentry_sdk.set_tag("tenant", "A")
+        return StreamingHttpResponse(iter([b"a"]))
+
+    exchange = Exchange(serve(view))
+    sentry_sdk.capture_message("from the server")
+    exchange.read()
+    (event,) = sentry.errors()
+    assert "tenant" not in event.get("tags", {})
+    assert event["contexts"]["trace"]["trace_id"] != sentry.root().trace_id
+
+
+def test_scope_of_the_view_is_the_body_s(sentry):
+    """A body that is made within new_scope() keeps that scope's tags, in the same trace."""
+
+    def view(request):
+        with sentry_sdk.new_scope() as scope:
+            scope.set_tag("tenant", "A")
+            return StreamingHttpResponse(body())
+
+    def body():
+        sentry_sdk.capture_message("from the body")
+        yield b"a"
+
+    Exchange(serve(view)).read()
+    (event,) = sentry.errors()
+    assert event["tags"]["tenant"] == "A"
+    assert event["contexts"]["trace"]["trace_id"] == sentry.root().trace_id
+
+
+def test_response_made_elsewhere_is_traced_in_its_request(sentry):
+    """A response that a bare thread has made has no scopes of the request."""
+    made = []
+
+    def body():
+        with start_span("in the body"):
+            yield report()
+
+    def make():
+        request_id.set("thread")
+        made.append(StreamingHttpResponse(body()))
+
+    thread = threading.Thread(
+        target=contextvars.Context().run, args=(make,)
+    )
+    thread.start()
+    thread.join()
+    assert Exchange(serve(lambda request: made[0])).read() == b"- thread -;"
+    root = sentry.root()
+    assert root.parent_of("in the body") is None
+    assert root.outcome == "completed"
+
+
+def test_wrapped_streaming_content_runs_where_it_was_created(init):
+    """A middleware that replaces the content (gzip does) does not lose the context."""
+    init()
+    inner = binding_view("A", lambda: iter(()))
+
+    def view(request):
+        response = inner(request)
+        response.streaming_content = (report() for _ in range(1))
+        return response
+
+    assert Exchange(serve(view)).read() == b"A A A;"
+
+
+def test_language_of_the_view_is_the_body_s(init):
+    """Django's own thread-like state (asgiref Local) is what it was for the view."""
+    init()
+
+    def view(request):
+        with translation.override("de"):
+            return StreamingHttpResponse(
+                translation.get_language().encode() for _ in range(1)
+            )
+
+    assert Exchange(serve(view)).read() == b"de"
+
+
+def test_streaming_response_can_still_be_copied(init):
+    """A context can be neither copied nor pickled, and must not stand in the way."""
+    import copy
+    import pickle
+
+    init()
+    response = StreamingHttpResponse([b"a", b"b"])
+    assert b"".join(copy.deepcopy(response)) == b"ab"
+    assert b"".join(pickle.loads(pickle.dumps(response))) == b"ab"
+    assert b"".join(copy.copy(response)) == b"ab"
+
+
+def test_plain_response_sees_and_sets_as_before(init):
+    """A response that is not streaming runs in the request's context."""
+    init()
+
+    def view(request):
+        request_id.set("view")
+        return HttpResponse(b"a")
+
+    def run():
+        Exchange(serve(view)).read()
+        assert request_id.get() == "view"
+
+    contextvars.Context().run(run)

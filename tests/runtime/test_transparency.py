@@ -1,0 +1,399 @@
+"""The application and the server cannot tell that the integration is there."""
+
+import traceback
+from wsgiref.util import FileWrapper
+
+import pytest
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from harness import Exchange
+from views import serve
+
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+
+def wsgi_app(response, status="200 OK", headers=()):
+    """An application that returns this object."""
+
+    def app(environ, start_response):
+        start_response(status, list(headers))
+        return response
+
+    return app
+
+
+class Recorder:
+    """A response that records what is done to it, and raises where it is told to."""
+
+    def __init__(self, *chunks, close_error=None):
+        self.chunks = chunks
+        self.calls = []
+        self.close_error = close_error
+
+    def __iter__(self):
+        self.calls.append("iter")
+        for chunk in self.chunks:
+            self.calls.append("next")
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+
+    def close(self):
+        self.calls.append("close")
+        if self.close_error is not None:
+            raise self.close_error
+
+
+def drive(app, steps):
+    """Do to a response what the steps say; return what a server sees of it."""
+    seen = []
+    exchange = Exchange(app)
+    iterator = None
+    for step in steps:
+        try:
+            if step == "iter":
+                iterator = iter(exchange.response)
+            elif step == "next":
+                seen.append(next(iterator))
+            else:
+                exchange.close()
+        except BaseException as error:
+            seen.append((type(error), error.args))
+    return seen, exchange.status, exchange.headers
+
+
+SERVERS_DO = {
+    "all": ["iter", "next", "next", "next", "close"],
+    "hang up": ["iter", "next", "close"],
+    "close at once": ["close"],
+    "iter and close": ["iter", "close"],
+    "close twice": ["iter", "next", "close", "close"],
+    "go on after close": ["iter", "next", "close", "next", "next"],
+    "next after the end": ["iter", "next", "next", "next", "next", "close"],
+    "iter twice": ["iter", "next", "iter", "next", "next", "close"],
+}
+
+
+@pytest.mark.parametrize("steps", SERVERS_DO.values(), ids=SERVERS_DO)
+@pytest.mark.parametrize(
+    "last",
+    [b"b", ValueError("v"), SystemExit(0), KeyboardInterrupt(), GeneratorExit(), OSError(5)],
+    ids=lambda last: type(last).__name__,
+)
+def test_same_calls_same_results(init, steps, last):
+    """Whatever a server does: the same results, and the same calls of the response."""
+    init()
+    bare, traced = Recorder(b"a", last), Recorder(b"a", last)
+    assert drive(SentryWsgiMiddleware(wsgi_app(traced)), steps) == drive(
+        wsgi_app(bare), steps
+    )
+    assert traced.calls == bare.calls
+
+
+@pytest.mark.parametrize("error", [AttributeError("x"), StopIteration(3), SystemExit(1)])
+def test_close_error_reaches_the_server(init, error):
+    """The very error that close() raised, once for each close()."""
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(Recorder(close_error=error))))
+    for _ in range(2):
+        with pytest.raises(type(error)) as caught:
+            exchange.close()
+        assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), StopIteration(3), SystemExit(0), KeyboardInterrupt()]
+)
+def test_error_of_the_application_reaches_the_server(init, error):
+    """Raised before there is a response; a StopIteration does not become a RuntimeError."""
+    sentry = init()
+
+    def app(environ, start_response):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        Exchange(SentryWsgiMiddleware(app))
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert len(sentry.transactions()) == 1
+
+
+def test_runtime_error_caused_by_stop_iteration_is_left_alone(init):
+    """An application's own RuntimeError from a StopIteration stays what it is."""
+    init()
+
+    def app(environ, start_response):
+        raise RuntimeError("generator raised StopIteration") from StopIteration()
+
+    with pytest.raises(RuntimeError):
+        Exchange(SentryWsgiMiddleware(app))
+
+
+def test_traceback_for_the_server_is_clean(init):
+    """What the server logs is the way of the error, not that of our reporting it."""
+    init()
+
+    def body():
+        yield b"a"
+        raise ValueError("x")
+
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(body())))
+    with pytest.raises(ValueError, match="x") as caught:
+        exchange.read()
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names == [
+        "test_traceback_for_the_server_is_clean",
+        "read",
+        "__next__",
+        "body",
+    ]
+
+
+def test_no_reference_cycle_through_the_error(init):
+    """__context__ and __cause__ of an error are the application's."""
+    init()
+    cause = KeyError("cause")
+
+    def body():
+        yield b"a"
+        raise ValueError("x") from cause
+
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(body())))
+    with pytest.raises(ValueError, match="x") as caught:
+        exchange.read()
+    assert caught.value.__cause__ is cause
+    assert caught.value.__context__ is None
+
+
+def test_length_is_the_response_s(init):
+    """wsgiref and waitress make Content-Length of a response with one chunk."""
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app([b"one"])))
+    assert len(exchange.response) == 1
+    assert exchange.read() == b"one"
+    unsized = Exchange(SentryWsgiMiddleware(wsgi_app(iter([b"one"]))))
+    assert not hasattr(unsized.response, "__len__")
+    unsized.read()
+
+
+def test_a_sequence_can_be_read_again(init):
+    """A middleware that looks at a list response before it passes it on."""
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app([b"a", b"b"])))
+    assert b"".join(exchange.response) == b"ab"
+    assert exchange.read() == b"ab"
+
+
+def test_iter_of_the_iterator_does_not_start_again(init):
+    """Werkzeug's test client calls iter() on what iter() has given it."""
+    sentry = init()
+    response = Exchange(SentryWsgiMiddleware(wsgi_app([b"a", b"b"]))).response
+    iterator = iter(response)
+    assert next(iterator) == b"a"
+    assert list(iter(iterator)) == [b"b"]
+    response.close()
+    assert len(sentry.transactions()) == 1
+
+
+def test_iterating_without_keeping_the_response(init):
+    """``for chunk in app(...)`` drops the response before the first chunk."""
+    sentry = init()
+    app = SentryWsgiMiddleware(wsgi_app(iter([b"a", b"b"])))
+    environ = Exchange(wsgi_app([])).environ
+    chunks = list(iter(app(environ, lambda *args: None)))
+    assert chunks == [b"a", b"b"]
+    assert sentry.root().data["http.response.stream.chunks"] == 2
+
+
+@pytest.mark.parametrize("whole", [b"bytes", "text"])
+def test_bytes_are_handed_through(init, whole):
+    """Wrong as they are, servers have ways with them that depend on the type."""
+    sentry = init()
+    assert Exchange(SentryWsgiMiddleware(wsgi_app(whole))).response is whole
+    assert len(sentry.transactions()) == 1
+
+
+@pytest.mark.parametrize("chunk", ["text", None, 7, [b"x"], object()], ids=repr)
+def test_chunks_that_are_not_bytes(init, chunk):
+    """A server complains of them; we do not."""
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(iter([chunk]))))
+    assert list(exchange.response) == [chunk]
+    exchange.close()
+
+
+def test_response_that_answers_everything(init):
+    """__getattr__ that finds every name must not lead us astray."""
+
+    class Anything:
+        closed = 0
+
+        def __getattr__(self, name):
+            return self
+
+        def __call__(self, *args):
+            self.closed += 1
+
+        def __iter__(self):
+            return iter([b"a"])
+
+    init()
+    response = Anything()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(response)))
+    assert exchange.read() == b"a"
+    assert response.closed == 1
+
+
+def test_close_that_is_a_property(init):
+    """Looked up when the server closes, and its error is the server's."""
+
+    class Response:
+        def __iter__(self):
+            return iter([b"a"])
+
+        @property
+        def close(self):
+            raise LookupError("no close today")
+
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(Response())))
+    with pytest.raises(LookupError, match="no close today"):
+        exchange.read()
+
+
+def test_start_response_is_called_as_the_application_does(init):
+    """Status, headers and exc_info go through; so does the write callable."""
+    init()
+    calls = []
+
+    def start_response(*args):
+        calls.append(args)
+        return "write"
+
+    def app(environ, start):
+        assert start("200 OK", [("A", "b")]) == "write"
+        assert start("500 No", [], (None, None, None)) == "write"
+        return []
+
+    environ = Exchange(wsgi_app([])).environ
+    SentryWsgiMiddleware(app)(environ, start_response).close()
+    assert calls == [
+        ("200 OK", [("A", "b")]),
+        ("500 No", [], (None, None, None)),
+    ]
+
+
+def test_environ_is_not_changed(init):
+    """The application gets the server's environ, with nothing added."""
+    init()
+    seen = {}
+
+    def app(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [])
+        return []
+
+    exchange = Exchange(SentryWsgiMiddleware(app))
+    exchange.close()
+    assert seen == exchange.environ
+
+
+# -- files -----------------------------------------------------------------------
+
+
+def test_file_wrapper_is_the_server_s_own(sentry, tmp_path):
+    """gunicorn, waitress and wsgiref look for their class; the transaction ends at close."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    exchange = Exchange(
+        serve(lambda request: FileResponse(path.open("rb"))),
+        **{"wsgi.file_wrapper": FileWrapper},
+    )
+    assert type(exchange.response) is FileWrapper
+    assert not sentry.roots()
+    file = exchange.response.filelike
+    assert exchange.read() == b"x" * 1000
+    assert file.closed
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert root.data["http.response.body.size"] == 1000
+    assert "django.core.cache.close_caches" in root.names()
+
+
+def test_file_itself_where_the_wrapper_is_a_function(sentry, tmp_path):
+    """uWSGI's wrapper returns the file, and compares what it gets back by identity."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    given = []
+
+    def file_wrapper(file, block_size=8192):
+        given.append(file)
+        return file
+
+    exchange = Exchange(
+        serve(lambda request: FileResponse(path.open("rb"))),
+        **{"wsgi.file_wrapper": file_wrapper},
+    )
+    assert [exchange.response] == given
+    exchange.close()
+    assert exchange.response.closed
+    assert sentry.root().outcome == "completed"
+
+
+def test_file_wrapper_of_another_framework(init, tmp_path):
+    """A file that the application wraps itself is closed as before, and traced."""
+    sentry = init()
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    exchange = Exchange(SentryWsgiMiddleware(app), **{"wsgi.file_wrapper": FileWrapper})
+    file = exchange.response.filelike
+    assert not sentry.transactions()
+    exchange.close()
+    assert file.closed
+    assert len(sentry.transactions()) == 1
+
+
+def test_abandoned_file_response(init, tmp_path):
+    """A file wrapper that is dropped without close() is noticed, too."""
+    sentry = init()
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with path.open("rb") as file:
+        exchange = Exchange(
+            SentryWsgiMiddleware(
+                lambda environ, start: start("200 OK", [])
+                and environ["wsgi.file_wrapper"](file)
+            ),
+            **{"wsgi.file_wrapper": FileWrapper},
+        )
+        exchange.response = None
+        assert sentry.root().outcome == "abandoned"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda request: HttpResponse(b"plain", headers={"X-Own": "1"}),
+        lambda request: HttpResponse(status=304),
+        lambda request: StreamingHttpResponse(iter([b"a", b"", b"b"])),
+        lambda request: HttpResponse(status=500),
+    ],
+)
+def test_django_sends_the_same(init, view):
+    """Status, headers and bytes of Django's responses are what they are without us."""
+    import sentry_sdk
+
+    init()
+    traced = Exchange(serve(view))
+    traced_body = traced.read()
+    sentry_sdk.init()
+    bare = Exchange(serve(view))
+    assert (traced.status, traced.headers, traced_body) == (
+        bare.status,
+        bare.headers,
+        bare.read(),
+    )

@@ -1,0 +1,518 @@
+"""What has gone wrong before, with this project's prototype, the SDK or others."""
+
+import contextlib
+import contextvars
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+import sentry_sdk
+import sentry_sdk.integrations.wsgi as stock
+from django.db import connection
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from harness import Exchange, start_span
+from views import serve
+
+from vendored_integration import DjangoIntegration
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+HERE = Path(__file__).parent
+
+
+def python(code, *args, **environ):
+    """Run code in a fresh interpreter, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def stream(*chunks):
+    """A streaming view with these chunks; an exception among them is raised."""
+
+    def view(request):
+        def body():
+            for chunk in chunks:
+                if isinstance(chunk, BaseException):
+                    raise chunk
+                with start_span("chunk"):
+                    yield chunk
+
+        return StreamingHttpResponse(body())
+
+    return view
+
+
+def test_stock_middleware_around_gives_one_transaction(sentry):
+    """Trap 1: the variable that tells of an outer middleware is shared with stock's."""
+    app = stock.SentryWsgiMiddleware(serve(stream(b"a")))
+    assert Exchange(app).read() == b"a"
+    # (in the stream lifecycle stock's loses the body's spans to traces of their own)
+    assert [root.name for root in sentry.roots() if root.name != "chunk"] == ["/"]
+
+
+def test_our_middleware_around_gives_one_transaction(sentry):
+    """Trap 1, the other way round: nothing is lost of the stream then."""
+    app = SentryWsgiMiddleware(stock.SentryWsgiMiddleware(serve(stream(b"a"))))
+    assert Exchange(app).read() == b"a"
+    root = sentry.root()
+    assert "chunk" in root.names()
+    assert root.outcome == "completed"
+
+
+def test_error_is_reported_once_though_the_server_logs_it(sentry):
+    """Trap 2: the SDK's memory of the last error gets to the server's thread."""
+    exchange = Exchange(serve(stream(b"a", ValueError("once"))))
+    try:
+        exchange.read()
+    except ValueError:
+        logging.getLogger("gunicorn.error").exception("Error handling request")
+    assert len(sentry.errors()) == 1
+
+
+def test_error_that_the_body_has_reported_is_reported_once(sentry):
+    """Trap 2, in the body's own context."""
+
+    def body():
+        yield b"a"
+        try:
+            raise ValueError("once")
+        except ValueError:
+            logging.getLogger("app").exception("failed")
+            raise
+
+    with pytest.raises(ValueError, match="once"):
+        Exchange(serve(lambda request: StreamingHttpResponse(body()))).read()
+    assert len(sentry.errors()) == 1
+
+
+def test_error_before_the_response_is_reported_once(init):
+    """Trap 2, for an error of the application itself."""
+    sentry = init()
+
+    def app(environ, start_response):
+        raise ValueError("once")
+
+    try:
+        Exchange(SentryWsgiMiddleware(app))
+    except ValueError:
+        logging.getLogger("gunicorn.error").exception("Error handling request")
+    assert len(sentry.errors()) == 1
+
+
+def test_generator_that_closes_its_own_response(sentry):
+    """Trap 3: close() within a step, where the context is entered."""
+    responses = []
+
+    def body():
+        yield b"a"
+        responses[0].close()
+        yield b"b"
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body()
+
+    for application in (
+        serve(lambda request: StreamingHttpResponse(body())),
+        SentryWsgiMiddleware(app),
+    ):
+        exchange = Exchange(application)
+        responses[:] = [exchange.response]
+        steps = iter(exchange.response)
+        assert next(steps) == b"a"
+        # A generator cannot be closed in mid-step: Django swallows that error.
+        with contextlib.suppress(ValueError):
+            assert next(steps) == b"b"
+        exchange.close()
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+
+
+@pytest.mark.parametrize("django", [True, False])
+def test_close_from_another_thread_in_mid_next(sentry, django):
+    """Trap 3: the context is entered by the thread that iterates."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Body:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            with start_span("step"):
+                entered.set()
+                assert go_on.wait(10)
+            raise StopIteration
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return Body()
+
+    exchange = Exchange(
+        serve(lambda request: StreamingHttpResponse(Body()))
+        if django
+        else SentryWsgiMiddleware(app)
+    )
+    thread = threading.Thread(target=list, args=(exchange.response,))
+    thread.start()
+    assert entered.wait(10)
+    exchange.close()
+    root = sentry.root()
+    go_on.set()
+    thread.join()
+    assert root.outcome == "completed"  # nothing had been sent, nothing was cut short
+
+
+@pytest.mark.parametrize("django", [True, False])
+def test_deadline_in_mid_next(init, lifecycle, django):
+    """Trap 3: the deadline's thread meets the one that iterates."""
+    sentry = init(lifecycle)
+    go_on = threading.Event()
+
+    def body():
+        yield b"a"
+        assert go_on.wait(10)
+        yield b"b"
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body()
+
+    if django:
+        sentry = init(lifecycle, DjangoIntegration(response_timeout=0.1))
+        exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
+    else:
+        exchange = Exchange(SentryWsgiMiddleware(app, response_timeout=0.1))
+    steps, chunks = iter(exchange.response), []
+    thread = threading.Thread(target=chunks.extend, args=(steps,))
+    thread.start()
+    root = sentry.root()
+    go_on.set()
+    thread.join()
+    exchange.close()
+    assert chunks == [b"a", b"b"]
+    assert root.outcome == "timed_out"
+    assert len(sentry.roots()) == 1
+
+
+def test_iter_runs_in_the_context(init):
+    """Trap 4: a response may do all of its work in iter()."""
+    sentry = init()
+
+    class Response:
+        def __iter__(self):
+            with start_span("in iter"):
+                return iter([b"a"])
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return Response()
+
+    Exchange(SentryWsgiMiddleware(app)).read()
+    root = sentry.root()
+    assert "in iter" in root.names()
+
+
+def test_error_in_iter_is_reported(init):
+    """Trap 4: and may fail there."""
+    sentry = init()
+
+    class Response:
+        def __iter__(self):
+            raise ValueError("in iter")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return Response()
+
+    with pytest.raises(ValueError, match="in iter"):
+        Exchange(SentryWsgiMiddleware(app)).read()
+    assert sentry.root().outcome == "failed"
+    assert len(sentry.errors()) == 1
+
+
+def test_closed_before_the_first_next(sentry):
+    """Trap 6: nothing of a generator runs, not even its finally; the transaction ends."""
+    Exchange(serve(stream(b"a"))).close()
+    assert sentry.root().outcome == "completed"
+
+
+def test_garbage_collection_is_no_error(sentry):
+    """Trap 7: GeneratorExit in the suspended middleware is not the application's."""
+    exchange = Exchange(serve(stream(b"a", b"b")))
+    next(iter(exchange.response))
+    exchange.response = None
+    gc.collect()
+    assert sentry.root().outcome == "abandoned"
+    assert not sentry.errors()
+
+
+def test_closed_after_the_next_request_has_begun(sentry):
+    """Trap 9: a response is finished from its own context."""
+    first = Exchange(serve(stream(b"a")), "/first")
+
+    def view(request):
+        first.read()
+        with start_span("of the second"):
+            return HttpResponse(b"b")
+
+    Exchange(serve(view), "/second").read()
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    by_outcome = {root.outcome: root for root in sentry.roots()}
+    assert "chunk" in by_outcome["completed"].names()
+    assert "of the second" in by_outcome[None].names()
+    assert "of the second" not in by_outcome["completed"].names()
+
+
+def test_stock_set_up_first_is_reported_once():
+    """Trap 10: ours does nothing then, which must be said, loudly and once."""
+    out = python(
+        """
+        import logging, sys
+        import sentry_sdk
+        from sentry_sdk.integrations.django import DjangoIntegration as Stock
+        logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+        sentry_sdk.init(integrations=[Stock()])
+        from vendored_integration import DjangoIntegration
+        for _ in range(2):
+            sentry_sdk.init(integrations=[DjangoIntegration()])
+        """
+    )
+    assert out.count("ERROR The stock DjangoIntegration was set up earlier") == 1
+
+
+def test_ours_set_up_first_is_not_reported():
+    """Trap 10: a second init() with ours is nothing special."""
+    out = python(
+        """
+        import logging, sys
+        import sentry_sdk
+        logging.basicConfig(stream=sys.stdout)
+        from vendored_integration import DjangoIntegration
+        for _ in range(2):
+            sentry_sdk.init(integrations=[DjangoIntegration()])
+        """
+    )
+    assert out == ""
+
+
+def test_environ_is_let_go(init):
+    """Trap 15: uWSGI reuses it; nothing of ours holds it after close()."""
+    init()
+
+    class Environ(dict):
+        pass
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [b"a"]
+
+    environ = Environ(Exchange(lambda environ, start: []).environ)
+    gone = weakref.ref(environ)
+    response = SentryWsgiMiddleware(app)(environ, lambda *args: None)
+    response.close()
+    del environ
+    gc.collect()
+    assert gone() is None
+    assert response is not None
+
+
+def test_dropped_response_is_free_at_once(init):
+    """Trap 20: neither the deadline nor the registry keeps it alive."""
+    sentry = init()
+    exchange = Exchange(serve(stream(b"a")))
+    gone = weakref.ref(exchange.response)
+    exchange.response = None
+    assert gone() is None  # by reference counting: there is no cycle
+    assert sentry.root().outcome == "abandoned"
+
+
+def test_closed_response_leaves_nothing_behind(init):
+    """Trap 12: what a request held is free after its close(), without the collector."""
+    init()
+
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+
+    def view(request):
+        variable.set(held)
+        return StreamingHttpResponse(iter([b"a"]))
+
+    variable = contextvars.ContextVar("variable")
+    gc.collect()
+    gc.disable()
+    try:
+        contextvars.Context().run(lambda: Exchange(serve(view)).read())
+        serve(lambda request: None)
+        del held, view
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_response_class_has_upstream_s_name(init):
+    """Trap 19: code that looks for upstream's response class finds ours."""
+    from vendored_integration._vendor.wsgi import _ScopedResponse
+
+    init()
+    exchange = Exchange(SentryWsgiMiddleware(lambda environ, start: iter([])))
+    assert isinstance(exchange.response, _ScopedResponse)
+    exchange.close()
+
+
+ERROR_EVENT = """
+    import json, sys
+    sys.path[:0] = [{here!r}]
+    which = sys.argv[1]
+    import conftest
+    from harness import Exchange, Received
+    from views import serve
+    import sentry_sdk
+    from django.db import connection
+    from django.http import HttpResponse, StreamingHttpResponse
+    if which == "stock":
+        from sentry_sdk.integrations.django import DjangoIntegration
+        from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
+    else:
+        from vendored_integration import DjangoIntegration
+        from vendored_integration.wsgi import SentryWsgiMiddleware
+    received = Received()
+    sentry_sdk.init(
+        dsn="http://a@127.0.0.1:9/1", transport=received, traces_sample_rate=1.0,
+        integrations=[DjangoIntegration(middleware_spans=True, cache_spans=True)],
+        enable_db_query_source=True, db_query_source_threshold_ms=0,
+        attach_stacktrace=True, project_root={root!r},
+    )
+
+    def body():
+        yield b"a"
+        connection.cursor().execute("select 1")
+        sentry_sdk.capture_message("attach_stacktrace")
+        raise ValueError("in the body")
+
+    def view(request):
+        if request.path == "/stream":
+            return StreamingHttpResponse(body())
+        connection.cursor().execute("select 2")
+        raise ValueError("in the view")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body()
+
+    for application, path in ((serve(view), "/stream"), (serve(view), "/"), (SentryWsgiMiddleware(app), "/wsgi")):
+        try:
+            Exchange(application, path).read()
+        except ValueError:
+            pass
+    frames = []
+    for event in received.errors():
+        stacks = [value["stacktrace"] for value in (event.get("exception") or {{}}).get("values", [])]
+        stacks += [thread["stacktrace"] for thread in (event.get("threads") or {{}}).get("values", []) if thread.get("stacktrace")]
+        frames.append([(frame["module"], frame["function"], frame.get("in_app")) for stack in stacks for frame in stack["frames"]])
+    sources = [
+        (span["data"].get("code.namespace"), span["data"].get("code.function"))
+        for event in received.transactions() for span in event["spans"]
+        if span.get("op") == "db" and (span.get("description") or "").startswith("select")
+    ]
+    print(json.dumps([frames, sources]))
+"""
+
+
+def test_frames_are_those_of_stock(tmp_path):
+    """Trap 17: the same frames in errors and stack traces, and the same query sources.
+
+    With ``project_root`` above the package, as in an editable install: there the
+    frames of site-packages are not left out for where they are.
+    """
+    import vendored_integration
+
+    root = str(Path(vendored_integration.__file__).parents[1])
+    tests = str(HERE.parent)
+    code = textwrap.dedent(ERROR_EVENT).format(here=str(HERE), root=root)
+    prelude = f"import sys; sys.path.insert(0, {tests!r}); import conftest; del sys.modules['conftest']\n"
+    events = {
+        which: json.loads(python(prelude + code, which)) for which in ("stock", "ours")
+    }
+    stock_frames, stock_sources = events["stock"]
+    our_frames, our_sources = events["ours"]
+    assert our_frames == stock_frames
+    assert len(our_frames) == 5
+    assert all(frames for frames in our_frames)
+    # Stock loses the body's query; the view's is there with both.
+    assert all(source in our_sources for source in stock_sources)
+    assert len(our_sources) > len(stock_sources) > 0
+    assert not [source for source in our_sources if "vendored" in str(source)]
+
+
+@pytest.mark.parametrize("path", ["/a", "/b"])
+def test_database_span_is_a_child_of_the_body_s_span(sentry, path):
+    """Parents are what the application says, request after request."""
+
+    def view(request):
+        def body():
+            with start_span("batch"):
+                connection.cursor().execute("select 1")
+                yield b"a"
+
+        return StreamingHttpResponse(body())
+
+    Exchange(serve(view), path).read()
+    assert sentry.root().parent_of("select 1") == "batch"
+
+
+def test_file_response_with_new_streaming_content(sentry, tmp_path):
+    """Trap 8: assigning streaming_content takes a file response out of file_wrapper's way."""
+    from wsgiref.util import FileWrapper
+
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    def view(request):
+        response = FileResponse(path.open("rb"))
+        response.streaming_content = (chunk.upper() for chunk in response.streaming_content)
+        return response
+
+    exchange = Exchange(serve(view), **{"wsgi.file_wrapper": FileWrapper})
+    assert exchange.read() == b"X"
+    assert sentry.root().outcome == "completed"
+
+
+def test_old_gevent_without_context_variables(init, monkeypatch):
+    """Where the SDK's scopes belong to the thread, a request ends as in stock."""
+    monkeypatch.setattr(sentry_sdk.utils, "HAS_REAL_CONTEXTVARS", False)
+    sentry = init()
+    exchange = Exchange(serve(stream(b"a")))
+    assert len(sentry.transactions()) == 1
+    assert exchange.read() == b"a"
+
+
+def test_internal_fault_is_logged_and_swallowed(init, monkeypatch, caplog):
+    """A bug of ours costs the transaction's data, never the response."""
+    from vendored_integration.runtime import sdk
+
+    def broken(*args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sdk, "annotate", broken)
+    init()
+    assert Exchange(serve(stream(b"a"))).read() == b"a"
+    assert "a bug" in caplog.text
+    monkeypatch.setattr(sdk, "root_span", broken)
+    assert Exchange(serve(stream(b"a"))).read() == b"a"
