@@ -14,7 +14,7 @@ few lines changed; those lines call in here as early as they can:
 * :mod:`.options` checks what the user passed.
 """
 
-from .middleware import close_aware
+from .middleware import close_aware, is_disposal
 from .response import _ScopedResponse
 
-__all__ = ["_ScopedResponse", "close_aware"]
+__all__ = ["_ScopedResponse", "close_aware", "is_disposal"]

@@ -4,7 +4,7 @@ import functools
 import time
 from contextvars import Context, copy_context
 from time import perf_counter_ns
-from typing import Any, Callable, Generator, List, Optional
+from typing import Any, Callable, Generator, Optional
 
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
@@ -14,7 +14,7 @@ from .context import publish
 from .frames import hidden
 from .log import logger
 from .options import Options
-from .record import Record
+from .record import Record, StartResponse
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
 
@@ -34,8 +34,8 @@ def close_aware(
         if _wsgi_middleware_applied.get(False):
             # Within a middleware of this kind, ours or stock: that one traces.
             return self.app(environ, start_response)
-        request = _Request(environ)
-        suspended = call(self, environ, request.recording(start_response))
+        request = _Request(environ, start_response)
+        suspended = call(self, environ, request.start_response)
         context = copy_context()
         before = context.copy()
         try:
@@ -58,31 +58,19 @@ def close_aware(
 class _Request:
     """What has to be known of a request before the application is called."""
 
-    __slots__ = ("started", "started_ns", "method", "file_wrapper", "head")
+    __slots__ = ("started", "started_ns", "method", "file_wrapper", "start_response")
 
-    def __init__(self, environ: "dict[str, Any]") -> None:
+    def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         #: Seconds of the scheduler's clock, for the deadline.
         self.started = time.monotonic()
         self.started_ns = perf_counter_ns()
         self.method: str = environ.get("REQUEST_METHOD", "")
         self.file_wrapper = environ.get("wsgi.file_wrapper")
-        self.head: "List[Any]" = []
+        self.start_response = StartResponse(start_response)
         try:
             scheduler.poll()
         except Exception:
             logger.exception("internal error in the scheduler")
-
-    def recording(self, start_response: "Callable[..., Any]") -> "Callable[..., Any]":
-        """Return a ``start_response`` that also keeps the status and the headers."""
-        head = self.head
-
-        def recording_start_response(
-            status: str, headers: "List[Any]", *exc_info: Any
-        ) -> Any:
-            head[:] = status, headers
-            return start_response(status, headers, *exc_info)
-
-        return recording_start_response
 
     def respond(
         self,
@@ -109,7 +97,7 @@ class _Request:
                 context,
                 self.started_ns,
                 self.method,
-                self.head,
+                self.start_response,
                 streaming,
                 body_context(response),
             )
@@ -127,6 +115,17 @@ class _Request:
             logger.exception("internal error; this request is traced as in stock")
             context.run(next, suspended, None)
             return response
+
+
+def is_disposal(error: "Optional[BaseException]") -> bool:
+    """Whether this is the GeneratorExit of a suspended middleware being collected.
+
+    One that the application has raised comes with the application's frames.
+    """
+    if not isinstance(error, GeneratorExit):
+        return False
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_next is None
 
 
 def _stop_iteration_of_application(error: RuntimeError) -> "Optional[StopIteration]":

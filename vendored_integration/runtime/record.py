@@ -17,11 +17,13 @@ A record never refers to the response that the server holds, so that the garbage
 collector can tell when the server has dropped that.
 """
 
+import os
 import threading
+import weakref
 from contextvars import Context
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, Dict, Generator, List, Optional
+from typing import Any, Callable, Dict, Generator, List, Optional
 
 from . import sdk
 from .body import BodyContext
@@ -33,14 +35,56 @@ from .registry import registry
 from .scheduler import Entry, scheduler
 
 
-#: Protects ``_early`` and ``_close_wanted`` of all records: an early ending and
-#: the close of the same response may meet. Held for a few instructions.
+#: Protects ``_early``, ``_close_wanted`` and ``_suspended`` of all records: an
+#: early ending and the close of the same response may meet. Held for a few
+#: instructions, never while foreign code runs.
 _lock = threading.Lock()
 
 # States of an early ending (``Record._early``).
 _NO, _DECIDED, _RUNNING, _DONE = range(4)
 
 _NS_PER_MS = 1e6
+
+
+class StartResponse:
+    """The server's ``start_response``, and what the application has told it.
+
+    The suspended middleware holds this, and must not hold the server's handler,
+    which may hold the response (wsgiref's does): a response that the server drops
+    would never be free. So the server's function is held weakly once there is a
+    response, which then holds it.
+    """
+
+    __slots__ = ("headers", "server", "_weak")
+
+    def __init__(self, server: "Callable[..., Any]") -> None:
+        self.server: "Optional[Callable[..., Any]]" = server
+        self._weak: "Optional[weakref.ref[Any]]" = None
+        #: The headers, once the application has called start_response.
+        self.headers: "List[Any]" = []
+
+    def __call__(self, status: str, headers: "List[Any]", *exc_info: Any) -> Any:
+        self.headers = headers
+        server = self.server
+        if server is None and self._weak is not None:
+            server = self._weak()
+        if server is None:
+            return _discard  # the response has been dropped
+        return server(status, headers, *exc_info)
+
+    def weaken(self) -> Any:
+        """Return the server's function, for the caller to hold."""
+        server = self.server
+        try:
+            self._weak = weakref.ref(server)
+        except TypeError:
+            return None  # cannot be held weakly
+        self.server = None
+        return server
+
+
+def _discard(data: bytes) -> None:
+    """The ``write()`` of a response that is no more."""
 
 
 class Record(Entry):
@@ -54,8 +98,9 @@ class Record(Entry):
         "_early",
         "_outcome",
         "_close_wanted",
+        "_process",
         "_method",
-        "_head",
+        "_start_response",
         "body",
         "streaming",
         "started_ns",
@@ -75,7 +120,7 @@ class Record(Entry):
         context: Context,
         started_ns: int,
         method: str,
-        head: "List[Any]",
+        start_response: StartResponse,
         streaming: bool,
         body: "Optional[BodyContext]",
     ) -> None:
@@ -87,9 +132,9 @@ class Record(Entry):
         self._early = _NO
         self._outcome = ""
         self._close_wanted = False
+        self._process = registry.process
         self._method = method
-        #: [status line, headers] once the application has called start_response.
-        self._head = head
+        self._start_response = start_response
         self.body = body
         if body is not None:
             sdk.share_scopes(context, body.context)
@@ -135,6 +180,10 @@ class Record(Entry):
     def return_now(self) -> None:
         """End the transaction at the application's return (``finish_on="return"``)."""
         self._resume(None)
+
+    def weaken_start_response(self) -> Any:
+        """Return the server's ``start_response``, for the response to hold."""
+        return self._start_response.weaken()
 
     # -- the contexts ----------------------------------------------------------
 
@@ -199,15 +248,23 @@ class Record(Entry):
             self._resume(error)
 
     def _resume(self, error: "Optional[BaseException]") -> None:
-        suspended, self._suspended = self._suspended, None
-        if suspended is not None:
+        if self._process != registry.process:
+            return  # forked since: the parent ends it
+        with _lock:
+            suspended, self._suspended = self._suspended, None
+        if suspended is None:
+            return
+        try:
             run_in(self._context, _resume, suspended, error)
+        finally:
+            if self._early:
+                registry.release(self)
 
     # -- early endings ---------------------------------------------------------
 
     def expire(self) -> None:
         """``response_timeout`` has passed. On a worker thread."""
-        if registry.take(self):
+        if registry.take(self, early=True):
             self._decide("timed_out")
             self._end_early()
 
@@ -252,6 +309,8 @@ class Record(Entry):
 
     def _close_after_early_ending(self) -> None:
         """Resume the middleware, unless another thread is at the ending: then it will."""
+        if self._process != registry.process:
+            return
         with _lock:
             self._close_wanted = True
             early = self._early
@@ -274,7 +333,7 @@ class Record(Entry):
 
     def _content_length(self) -> "Optional[int]":
         try:
-            for name, value in self._head[1] if self._head else ():
+            for name, value in self._start_response.headers:
                 if name.lower() == "content-length":
                     return int(value)
         except (AttributeError, TypeError, ValueError):
@@ -327,6 +386,8 @@ def _resume(
         # A StopIteration of the application comes back as the cause (PEP 479).
         if raised is error or (error is not None and raised.__cause__ is error):
             pass
+        elif isinstance(raised, ValueError) and "different Context" in str(raised):
+            pass  # in a copy of the context, where older SDKs fail to reset scopes
         elif isinstance(raised, Exception):
             logger.exception("internal error while finishing a response")
         else:
@@ -334,5 +395,13 @@ def _resume(
     finally:
         sdk.restore_scopes(scopes)
 
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __name__ = hidden(__name__)

@@ -5,14 +5,16 @@ atomic, so there is exactly one ending, whatever the server's thread, a deadline
 and the garbage collector do at the same time.
 
 Held are records, never the response that the server has: that one stays free to
-be collected when the server drops it.
+be collected when the server drops it. A record is held until its middleware has
+been resumed, also after an early ending: a suspended generator that were
+collected along with the response would leave its ``with`` blocks then and there.
 """
 
 import atexit
 import os
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Callable, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional, Set
 
 from .frames import hidden
 from .scheduler import scheduler
@@ -26,11 +28,15 @@ class Registry:
     """All open responses, with O(1) ``add``, ``take`` and ``take_oldest``."""
 
     def __init__(self) -> None:
-        # Protects _open. An OrderedDict, because the first key of a dict is found
-        # past all the keys that were deleted before it.
+        # Protects _open and _ended_early. An OrderedDict, because the first key of
+        # a dict is found past all the keys that were deleted before it.
         self._lock = threading.Lock()
         self._open: "OrderedDict[Record, None]" = OrderedDict()
+        self._ended_early: "Set[Record]" = set()
         self._inherited: "List[Record]" = []
+        #: Differs in the child of a fork: a response is ended by the process that
+        #: has opened it.
+        self.process = 0
         self._exit_handler_set = False
 
     def __len__(self) -> int:
@@ -50,16 +56,31 @@ class Registry:
             self._open[record] = None
             if len(self._open) <= limit:
                 return None
-            return self._open.popitem(last=False)[0]
+            oldest = self._open.popitem(last=False)[0]
+            self._ended_early.add(oldest)
+            return oldest
 
-    def take(self, record: "Record") -> bool:
-        """Take a record out: true for exactly one caller."""
+    def take(self, record: "Record", early: bool = False) -> bool:
+        """Take a record out, to end it: true for exactly one caller.
+
+        :param early: the response stays open; ``release`` is called later.
+        """
         with self._lock:
-            return self._open.pop(record, self) is None
+            taken = self._open.pop(record, self) is None
+            if taken and early:
+                self._ended_early.add(record)
+            return taken
+
+    def release(self, record: "Record") -> None:
+        """The middleware of a response that ended early has been resumed."""
+        with self._lock:
+            self._ended_early.discard(record)
 
     def finish_all(self) -> None:
         """At process exit: the server will not close these any more."""
-        jobs: "List[Callable[[], None]]" = [record.abandon for record in self._open]
+        with self._lock:
+            records = [*self._open, *self._ended_early]
+        jobs: "List[Callable[[], None]]" = [record.abandon for record in records]
         scheduler.drain(jobs, shutdown_timeout())
 
     def before_fork(self) -> None:
@@ -73,12 +94,14 @@ class Registry:
     def after_fork_in_child(self) -> None:
         """Leave the parent's open responses to the parent.
 
-        They are kept, since their suspended middleware must not be collected:
-        it would take that for an error of the application.
+        They are kept, since a suspended middleware that is collected leaves its
+        ``with`` blocks: the child would send the parent's transaction.
         """
         self._lock = threading.Lock()
-        self._inherited.extend(self._open)
+        self.process += 1
+        self._inherited += [*self._open, *self._ended_early]
         self._open.clear()
+        self._ended_early.clear()
 
 
 def _process_registry() -> Registry:

@@ -29,13 +29,14 @@ class _ScopedResponse:
     everything through.
     """
 
-    __slots__ = ("_response", "_record", "__weakref__")
+    __slots__ = ("_response", "_record", "_start_response", "__weakref__")
 
     def __init__(
         self, scope: Any, response: Any, record: "Optional[Record]" = None
     ) -> None:
         self._response = response
         self._record = record
+        self._start_response = None if record is None else record.weaken_start_response()
 
     def __iter__(self) -> "Iterator[Any]":
         record = self._record
@@ -137,12 +138,13 @@ class _SizedScopedResponse(_ScopedResponse):
 class _CloseHook:
     """The ``close`` attribute of a file response, which is the server's object."""
 
-    __slots__ = ("_close", "_record")
+    __slots__ = ("_close", "_record", "_start_response")
 
     def __init__(self, close: "Optional[Callable[[], Any]]", record: Record) -> None:
         # A file that the application hands out again and again is hooked once.
         self._close = close._close if isinstance(close, _CloseHook) else close
         self._record = record
+        self._start_response = record.weaken_start_response()
 
     def __call__(self) -> None:
         # The server has read the file itself; whether it got to the end of it,

@@ -253,8 +253,9 @@ class Scheduler:
             self._next_tick = min(self._buckets, default=_NEVER)
         for entry in due:
             self.submit(entry.expire)
-        if not self._inline and len(self._jobs) > self._idle:
-            self._add_worker()
+        if not self._inline:
+            for _ in range(min(len(self._jobs) - self._idle, MAX_WORKERS)):
+                self._add_worker()
 
     def _work(self) -> None:
         """A worker thread. It sleeps until a token says that there is a job."""

@@ -1,0 +1,66 @@
+"""What DjangoIntegration and SentryWsgiMiddleware accept."""
+
+import pytest
+
+import vendored_integration
+from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+MAKERS = [DjangoIntegration, lambda **options: SentryWsgiMiddleware(print, **options)]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"response_timeout": None},
+        {"response_timeout": 0.5, "max_open_responses": 1, "finish_on": "return"},
+    ],
+)
+def test_accepted(make, options):
+    """All documented values are accepted."""
+    make(**options)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    ("options", "error", "names"),
+    [
+        ({"response_timeout": 0}, ValueError, "response_timeout"),
+        ({"response_timeout": -1}, ValueError, "response_timeout"),
+        ({"response_timeout": float("nan")}, ValueError, "response_timeout"),
+        ({"response_timeout": float("inf")}, ValueError, "response_timeout"),
+        ({"response_timeout": "300"}, TypeError, "'300'"),
+        ({"response_timeout": True}, TypeError, "True"),
+        ({"max_open_responses": 0}, ValueError, "max_open_responses"),
+        ({"max_open_responses": 1.5}, TypeError, "1.5"),
+        ({"max_open_responses": None}, TypeError, "max_open_responses"),
+        ({"finish_on": "exit"}, ValueError, "'close', 'return'"),
+    ],
+)
+def test_refused(make, options, error, names):
+    """A wrong value is refused at once, with its name and what was expected."""
+    with pytest.raises(error, match=names):
+        make(**options)
+
+
+def test_stock_arguments_are_passed_on():
+    """Every argument of the stock integration is taken, and checked as there."""
+    assert DjangoIntegration("function_name").transaction_style == "function_name"
+    assert DjangoIntegration(middleware_spans=True).middleware_spans is True
+    with pytest.raises(ValueError, match="transaction_style"):
+        DjangoIntegration(transaction_style="no")
+    with pytest.raises(TypeError):
+        DjangoIntegration(no_such_argument=1)
+
+
+def test_name_of_the_older_package():
+    """Users of shr_span_recorder import it under this name."""
+    assert StreamAwareDjangoIntegration is DjangoIntegration
+
+
+def test_unknown_attribute():
+    """The lazy module attribute does not answer to everything."""
+    with pytest.raises(AttributeError, match="no_such_name"):
+        vendored_integration.no_such_name  # noqa: B018

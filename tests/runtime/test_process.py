@@ -1,0 +1,270 @@
+"""Threads, forks and the end of a process, each in a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+PRELUDE = f"""
+import sys
+sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE)!r}]
+import importlib.util
+for name in ({str(HERE.parent / "conftest.py")!r}, {str(HERE / "conftest.py")!r}):
+    spec = importlib.util.spec_from_file_location("conftest_" + str(len(name)), name)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+import os, threading, time
+import sentry_sdk
+from django.http import HttpResponse, StreamingHttpResponse
+from harness import Exchange, Received, start_span
+from views import serve
+from vendored_integration import DjangoIntegration
+
+def init(integration=None, **options):
+    transport = options.pop("transport", None) or Received()
+    sentry_sdk.init(
+        dsn="http://a@127.0.0.1:9/1", transport=transport, traces_sample_rate=1.0,
+        integrations=[integration or DjangoIntegration()], **options,
+    )
+    return transport
+
+def view(request):
+    return StreamingHttpResponse(iter([b"a", b"b"]))
+
+app = serve(view)
+"""
+
+
+def run(code, timeout=60):
+    """Run code after the prelude in a fresh interpreter, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_500_open_responses_add_at_most_4_threads():
+    """The older third-party package adds 500. (The SDK's own monitor is counted, too.)"""
+    (added, opened) = run(
+        """
+        from vendored_integration.runtime.registry import registry
+        sentry = init()
+        before = threading.active_count()
+        open_ones = [Exchange(app) for _ in range(500)]
+        for exchange in open_ones:
+            next(iter(exchange.response))
+        print(threading.active_count() - before)
+        print(len(registry))
+        for exchange in open_ones:
+            exchange.close()
+        """
+    )
+    assert opened == "500"
+    assert int(added) <= 4
+
+
+def test_open_responses_are_finished_at_process_exit():
+    """Before the SDK flushes: what is finished then must still be sent."""
+    lines = run(
+        """
+        class Printing(Received):
+            def capture_envelope(self, envelope):
+                for item in envelope.items:
+                    if item.type == "transaction":
+                        event = item.payload.json
+                        print(event["transaction"], event["contexts"]["trace"]["data"]["http.response.stream.outcome"])
+            def flush(self, timeout, callback=None):
+                print("flush")
+        sentry = init(transport=Printing())
+        exchange = Exchange(app, "/open")
+        """
+    )
+    assert lines == ["/{rest} abandoned", "flush"]
+
+
+def test_hanging_hook_does_not_hold_up_process_exit():
+    """before_send_transaction that never returns costs at most shutdown_timeout."""
+    run(
+        """
+        def before_send_transaction(event, hint):
+            threading.Event().wait()
+        sentry = init(before_send_transaction=before_send_transaction, shutdown_timeout=0.2)
+        exchange = Exchange(app)
+        """,
+        timeout=30,
+    )
+
+
+def test_hanging_hook_delays_no_deadline_and_no_request():
+    """One response's before_send_transaction hangs in its deadline; the others go on."""
+    lines = run(
+        """
+        hung = threading.Event()
+        def before_send_transaction(event, hint):
+            if event["request"]["url"].endswith("/hang"):
+                hung.set()
+                threading.Event().wait()
+            return event
+        sentry = init(
+            DjangoIntegration(response_timeout=0.2), shutdown_timeout=0.1,
+            before_send_transaction=before_send_transaction,
+        )
+        hanging = Exchange(app, "/hang")
+        next(iter(hanging.response))
+        assert hung.wait(20)
+        others = [Exchange(app, "/other") for _ in range(20)]
+        sentry.wait_for(lambda: len(sentry.transactions()) == 20)
+        hanging.close()  # not even this one waits
+        print({root.outcome for root in sentry.roots()})
+        """
+    )
+    assert lines == ["{'timed_out'}"]
+
+
+def test_raising_hook_is_survived():
+    """before_send_transaction that raises loses its transaction, and nothing else."""
+    lines = run(
+        """
+        def before_send_transaction(event, hint):
+            if event["request"]["url"].endswith("/raise"):
+                raise SystemExit("no")
+            return event
+        sentry = init(
+            DjangoIntegration(response_timeout=0.1),
+            before_send_transaction=before_send_transaction,
+        )
+        raising = [Exchange(app, "/raise") for _ in range(5)]
+        other = Exchange(app, "/other")
+        print(sentry.root().outcome)
+        print(b"".join(exchange.read() for exchange in raising))
+        print(other.read())
+        """,
+    )
+    assert lines == ["timed_out", "b'" + "ab" * 5 + "'", "b'ab'"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
+def test_scheduler_starts_again_after_fork():
+    """gunicorn --preload: the parent's threads are not in the child."""
+    lines = run(
+        """
+        sentry = init(DjangoIntegration(response_timeout=0.1))
+        print(Exchange(app).read())
+        sys.stdout.flush()
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
+        pid = os.fork()
+        if not pid:
+            exchange = Exchange(app)
+            sentry.wait_for(lambda: len(sentry.transactions()) == 2)
+            print(sentry.roots()[1].outcome)
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """
+    )
+    assert lines == ["b'ab'", "timed_out"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
+def test_fork_in_mid_stream_ends_in_the_parent_alone():
+    """A child that inherits an open response can go on with it, but does not trace it."""
+    lines = run(
+        """
+        sentry = init()
+        exchange = Exchange(app)
+        steps = iter(exchange.response)
+        next(steps)
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+        if not pid:
+            print("child", list(steps))
+            exchange.close()
+            exchange.response = steps = None
+            import gc
+            gc.collect()
+            print("child", len(sentry.transactions()), len(sentry.errors()))
+            print("child", Exchange(app).read(), len(sentry.transactions()))
+            sys.stdout.flush()
+            sys.exit()
+        assert os.waitpid(pid, 0)[1] == 0
+        print("parent", list(steps))
+        exchange.close()
+        print("parent", [root.outcome for root in sentry.roots()])
+        """
+    )
+    assert lines == [
+        "child [b'b']",
+        "child 0 0",
+        "child b'ab' 1",
+        "parent [b'b']",
+        "parent ['completed']",
+    ]
+
+
+def test_other_sdk_is_refused():
+    """ImportError names both releases and the command that mends it."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sentry_sdk.consts; sentry_sdk.consts.VERSION = '1.2.3'; "
+            "import vendored_integration",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    from sentry_sdk.consts import VERSION
+
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: vendored-integration")
+    assert f"was built for sentry-sdk {VERSION}" in last
+    assert "but sentry-sdk 1.2.3 is installed" in last
+    assert 'pip install "vendored-integration==1.2.3.*"' in last
+
+
+def test_wsgi_alone_does_not_import_django():
+    """A Flask application need not pay for more of Django than the SDK itself imports."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, vendored_integration.wsgi; "
+            "print('django.core.handlers' in sys.modules)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_under_gevent_imported_before_monkey_patching():
+    """gunicorn --preload with gevent: nothing that blocks is taken at import."""
+    pytest.importorskip("gevent")
+    lines = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore")
+        from gevent import monkey
+        monkey.patch_all()
+        import gevent
+        sentry = init(DjangoIntegration(response_timeout=0.1))
+        exchange = Exchange(app)
+        with gevent.Timeout(20):
+            while not sentry.transactions():
+                gevent.sleep(0.01)
+        print(sentry.roots()[0].outcome)
+        print(exchange.read())
+        """
+    )
+    assert lines == ["timed_out", "b'ab'"]

@@ -1,0 +1,300 @@
+"""One response, and everything that can happen to it, in any order.
+
+Invariants: one finish; the response's own close() as often as the server's, no
+more, no less; no context left entered; outcome and status of the first ending win.
+"""
+
+import gc
+import os
+import threading
+import warnings
+
+import pytest
+import sentry_sdk
+from django.http import StreamingHttpResponse
+from harness import LIFECYCLES, Exchange, Received, assert_accepted
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from views import serve
+
+from vendored_integration import DjangoIntegration
+from vendored_integration.runtime.registry import registry
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+STATUS = {
+    "completed": "ok",
+    "cancelled": "cancelled",
+    "failed": "internal_error",
+    "timed_out": "deadline_exceeded",
+    "abandoned": "aborted",
+    "evicted": "aborted",
+}
+
+
+class Body:
+    """An endless body that does as it is told, and counts its close() calls."""
+
+    def __init__(self):
+        self.closed = 0
+        self.what_next = "chunk"
+        self.in_next = threading.Event()
+        self.go_on = threading.Event()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.what_next == "block":
+            self.in_next.set()
+            assert self.go_on.wait(10)
+        if self.what_next == "error":
+            raise ValueError("told to")
+        if self.what_next == "end":
+            raise StopIteration
+        return b"chunk"
+
+    def close(self):
+        self.closed += 1
+
+
+def application(body, django):
+    """An application with this body, traced by the integration or the middleware."""
+    if django:
+        return serve(lambda request: StreamingHttpResponse(body))
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body
+
+    return SentryWsgiMiddleware(app)
+
+
+def can_be_entered(context):
+    try:
+        context.run(lambda: None)
+    except RuntimeError:
+        return False
+    return True
+
+
+class ResponseMachine(RuleBasedStateMachine):
+    """The server's side of one response, with a model of how it has ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.sentry = None
+
+    @initialize(lifecycle=st.sampled_from(LIFECYCLES), django=st.booleans())
+    def open(self, lifecycle, django):
+        self.lifecycle = lifecycle
+        self.sentry = Received()
+        experiments = {"trace_lifecycle": "stream"} if lifecycle == "stream" else {}
+        sentry_sdk.init(
+            dsn="http://public@127.0.0.1:9/1",
+            transport=self.sentry,
+            traces_sample_rate=1.0,
+            integrations=[DjangoIntegration(response_timeout=None)],
+            _experiments=experiments,
+        )
+        self.body = Body()
+        self.outside = sentry_sdk.get_isolation_scope()
+        self.django = django
+        # (the application must not know the machine, which holds the response)
+        self.response = Exchange(application(self.body, django)).response
+        self.record = next(reversed(registry._open))
+        self.steps = None
+        self.ended = None
+        self.chunks = 0
+        self.exhausted = False
+        self.server_closes = 0
+        self.errors = 0
+
+    def end(self, outcome):
+        """The model: the first ending wins."""
+        if self.ended is None:
+            self.ended = outcome
+            self.chunks_at_end = self.chunks
+
+    @property
+    def closed_outcome(self):
+        return "completed" if self.exhausted or not self.chunks else "cancelled"
+
+    alive = precondition(lambda self: self.response is not None)
+    iterating = precondition(lambda self: self.response is not None and self.steps)
+
+    @rule()
+    def go_on(self):
+        """There is always something that can be done, even without a response."""
+
+    @alive
+    @rule()
+    def iterate(self):
+        self.steps = iter(self.response)
+
+    @iterating
+    @rule()
+    def take_a_chunk(self):
+        self.body.what_next = "chunk"
+        assert next(self.steps) == b"chunk"
+        self.chunks += 1
+
+    @iterating
+    @rule()
+    def reach_the_end(self):
+        self.body.what_next = "end"
+        assert next(self.steps, None) is None
+        self.exhausted = True
+
+    @iterating
+    @rule()
+    def fail(self):
+        self.body.what_next = "error"
+        with pytest.raises(ValueError, match="told to"):
+            next(self.steps)
+        self.errors += 1
+        self.end("failed")
+
+    @alive
+    @rule()
+    def close(self):
+        self.response.close()
+        self.server_closes += 1
+        self.end(self.closed_outcome)
+
+    @iterating
+    @rule()
+    def close_in_mid_next(self):
+        self.body.what_next = "block"
+        self.body.in_next.clear()
+        self.body.go_on.clear()
+        taken = []
+        thread = threading.Thread(target=lambda: taken.append(next(self.steps)))
+        thread.start()
+        assert self.body.in_next.wait(10)
+        self.close()
+        self.body.go_on.set()
+        thread.join(10)
+        assert taken == [b"chunk"]
+        self.chunks += 1
+
+    def _in_thread(self, function):
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    @alive
+    @rule()
+    def deadline(self):
+        self._in_thread(self.record.expire)
+        self.end("timed_out")
+
+    @iterating
+    @rule()
+    def deadline_in_mid_next(self):
+        self.body.what_next = "block"
+        self.body.in_next.clear()
+        self.body.go_on.clear()
+        thread = threading.Thread(target=lambda: next(self.steps))
+        thread.start()
+        assert self.body.in_next.wait(10)
+        self.deadline()
+        self.body.go_on.set()
+        thread.join(10)
+        self.chunks += 1
+
+    @alive
+    @rule()
+    def evict(self):
+        # What the registry does for the request that is one too many.
+        if registry.take(self.record, early=True):
+            self.record.evict()
+        self.end("evicted")
+
+    @alive
+    @rule()
+    def drop(self):
+        self.response = self.steps = None
+        gc.collect()
+        self.end("abandoned")
+
+    @precondition(lambda self: self.response is not None and hasattr(os, "fork"))
+    @rule(close=st.booleans())
+    def fork(self, close):
+        sent = len(self.sentry.roots())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            # The child of a fork: how this response ends is not its to tell.
+            try:
+                if close:
+                    self.response.close()
+                else:
+                    self.response = self.steps = None
+                    gc.collect()
+                os._exit(0 if len(self.sentry.roots()) == sent else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    @invariant()
+    def one_finish(self):
+        if self.sentry is None:
+            return
+        if self.ended is None:
+            assert self.sentry.roots() == []
+            return
+        root = self.sentry.root()
+        assert root.outcome == self.ended
+        assert root.data["http.response.stream.chunks"] == self.chunks_at_end
+        status = STATUS[self.ended]
+        if self.lifecycle == "stream":
+            status = "error" if self.ended == "failed" else "ok"
+        assert root.status == status
+
+    @invariant()
+    def closes_are_the_server_s(self):
+        if self.sentry is not None:
+            # Django's own close() closes a body once, however often it is called.
+            expected = min(self.server_closes, 1) if self.django else self.server_closes
+            assert self.body.closed == expected
+
+    @invariant()
+    def errors_are_the_body_s(self):
+        if self.sentry is not None:
+            assert len(self.sentry.errors()) == self.errors
+
+    @invariant()
+    def no_context_is_left_entered(self):
+        if self.sentry is None:
+            return
+        assert sentry_sdk.get_isolation_scope() is self.outside
+        # (what ends on a worker leaves its context a moment after it has sent)
+        for context in (self.record._context, self.record.step_context):
+            self.sentry.wait_for(lambda context=context: can_be_entered(context))
+
+    def teardown(self):
+        if self.sentry is None:
+            return
+        if self.response is not None and self.ended is None:
+            self.close()
+        self.one_finish()
+        for event in self.sentry.transactions():
+            assert_accepted(event)
+
+
+TestResponse = ResponseMachine.TestCase
+TestResponse.settings = settings(
+    max_examples=100,
+    stateful_step_count=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
