@@ -176,6 +176,7 @@ class Record(Entry):
         if evicted is not None:
             scheduler.cancel(evicted)
             evicted.evict()
+            scheduler.poll()  # at once, also where no thread runs
 
     def return_now(self) -> None:
         """End the transaction at the application's return (``finish_on="return"``)."""

@@ -60,6 +60,8 @@ class _ScopedResponse:
         if record is None:
             _close(self._response)
         else:
+            # A server's handler may hold this response: no cycle after close().
+            self._start_response = None
             _close_with(record, _close, self._response)
 
     def __del__(self) -> None:
@@ -150,6 +152,7 @@ class _CloseHook:
         # The server has read the file itself; whether it got to the end of it,
         # nobody knows.
         self._record.exhausted = True
+        self._start_response = None
         _close_with(self._record, self._close or _nothing)
 
     def __del__(self) -> None:
