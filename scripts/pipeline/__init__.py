@@ -1,0 +1,74 @@
+"""From an SDK release to the files of vendored_integration/_vendor/.
+
+The stages, in reading order: fetch, extract, rewrite, patchqueue, lock, emit;
+`releases` says which release, `errors` what is refused.
+"""
+
+from __future__ import annotations
+
+try:
+    import packaging.version  # noqa: F401
+    import unidiff  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"scripts/pipeline: the module {error.name} is not installed\n"
+        "  expected: packaging and unidiff\n"
+        "  next: python3 -m pip install packaging unidiff   (if the system's Python "
+        "refuses: python3 -m venv .venv, then the same with .venv/bin/python)"
+    ) from None
+
+from pathlib import Path
+
+from . import emit, extract, lock, patchqueue, releases, rewrite
+from .errors import LockError
+from .extract import Upstream
+
+_PACKAGE = '''\
+"""Generated from sentry-sdk {release} by scripts/vendor.py, do not edit.
+
+Mirrors sentry_sdk/integrations/: wsgi.py and django/, patched.
+"""
+
+SENTRY_SDK_RELEASE = "{release}"
+REVISION = {revision}
+'''
+
+
+def vendor(release: str, upstream: Upstream) -> dict[str, bytes]:
+    """The files of _vendor/ for the release, every step checked against the lock."""
+    directory = releases.supported()[release]
+    locked = locked_or_refuse(directory)
+    lock.check_upstream(locked, release, upstream)
+    texts = rewrite.rewrite(upstream.files)
+    patches = patchqueue.read(directory)
+    lock.check_patches(locked, patches)
+    for patch in patches:
+        texts = patchqueue.apply(patch, texts)
+    files = rewrite.append_tail(texts)
+    lock.check_vendored(locked, files)
+    package = _PACKAGE.format(release=release, revision=releases.REVISION)
+    return {**files, "__init__.py": package.encode("utf-8")}
+
+
+def vendor_installed(release: str, directory: Path) -> None:
+    """What `pip install` runs: the SDK is the one installed beside the build."""
+    emit.write(vendor(release, extract.from_installed(release)), directory)
+
+
+def license_installed(release: str) -> bytes:
+    """The installed SDK's licence, checked against the lock."""
+    upstream = extract.from_installed(release)
+    locked = locked_or_refuse(releases.supported()[release])
+    lock.check_upstream(locked, release, upstream)
+    return upstream.license
+
+
+def locked_or_refuse(directory: Path) -> lock.Lock:
+    locked = lock.load(directory)
+    if locked is None:
+        raise LockError(
+            f"patches/{directory.name}/{lock.NAME}: missing",
+            expected="the hashes of the wheel, the patches and the files",
+            next=f"python3 scripts/vendor.py refresh {directory.name}",
+        )
+    return locked

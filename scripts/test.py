@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Run the tests on a machine that has only Python.
+
+    python3 scripts/test.py                  every environment of tox.ini
+    python3 scripts/test.py -e pipeline      one of them
+    python3 scripts/test.py -e pipeline -- -k tampered
+
+The arguments are tox's. tox lives in a virtual environment of its own, in
+.cache/test-venv, so that a system Python which refuses `pip install` (PEP 668) is
+left alone. Remove that directory to begin afresh.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".cache" / "test-venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+# Written last: without it the environment is taken for half made.
+READY = VENV / f"tox-for-python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def main() -> int:
+    if sys.version_info < (3, 8):
+        return _fail("Python 3.8 or later is needed, this is " + sys.version.split()[0])
+    if not READY.is_file():
+        shutil.rmtree(str(VENV), ignore_errors=True)
+        VENV.parent.mkdir(exist_ok=True)
+        # Debian and Ubuntu package venv's other half, ensurepip, by itself.
+        if subprocess.call([sys.executable, "-m", "venv", str(VENV)]) != 0:
+            return _fail(
+                "could not make a virtual environment\n"
+                "  expected: the standard library's venv and ensurepip\n"
+                "  next: on Debian or Ubuntu: apt install python3-venv"
+            )
+        pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "tox>=4.11"]
+        if subprocess.call(pip) != 0:
+            return _fail("could not install tox\n  next: " + " ".join(pip))
+        READY.touch()
+    tox = [str(BIN / "python"), "-m", "tox", *sys.argv[1:]]
+    return subprocess.call(tox, cwd=str(ROOT))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What pyproject.toml cannot say: the version and the pin follow the SDK release."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel as _bdist_wheel
+from setuptools.command.build_py import build_py as _build_py
+from setuptools.command.sdist import sdist as _sdist
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import pipeline  # noqa: E402
+from pipeline import releases  # noqa: E402
+
+PACKAGE = "vendored_integration"
+README = ROOT / "README.md"
+RELEASE = releases.selected()
+
+
+class build_py(_build_py):
+    """Copies the hand-written modules, then generates _vendor/ beside them.
+
+    For an editable install the backend has generated it in the checkout.
+    """
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            package = Path(self.build_lib, PACKAGE)
+            pipeline.vendor_installed(RELEASE, package / "_vendor")
+
+
+class bdist_wheel(_bdist_wheel):
+    """Gives the wheel's files the same modes whatever the umask."""
+
+    def write_wheelfile(self, *args, **kwargs):
+        super().write_wheelfile(*args, **kwargs)
+        # The last step before the archive is written.
+        for path in Path(self.bdist_dir).rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+class sdist(_sdist):
+    """Leaves out what comes from the SDK: the wheel's build puts it there."""
+
+    def run(self):
+        self.distribution.metadata.license_files = ["LICENSE"]
+        super().run()
+
+
+with tempfile.TemporaryDirectory() as build_base:
+    setup(
+        name="vendored-integration",
+        version=f"{RELEASE}.{releases.REVISION}",
+        description=(
+            "Sentry's Django integration, patched so that a streaming response's "
+            "transaction lasts until the response is closed"
+        ),
+        long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+        long_description_content_type="text/markdown",
+        license="MIT",
+        # LICENSE.sentry-sdk is written by the build backend.
+        license_files=["LICENSE", "LICENSE.sentry-sdk"],
+        classifiers=[
+            "Environment :: Web Environment",
+            "Framework :: Django",
+            "Framework :: Django :: 3.2",
+            "Framework :: Django :: 4.2",
+            "Framework :: Django :: 5.2",
+            "Framework :: Django :: 6.0",
+            "Intended Audience :: Developers",
+            "Operating System :: OS Independent",
+            "Programming Language :: Python :: 3",
+            *(f"Programming Language :: Python :: 3.{minor}" for minor in range(8, 14)),
+            "Topic :: System :: Monitoring",
+            "Typing :: Typed",
+        ],
+        python_requires=">=3.8,<3.14",
+        install_requires=[f"sentry-sdk=={RELEASE}", "Django>=3.2,<6.2", "packaging"],
+        # _vendor/ of an earlier editable install must not get into a wheel.
+        packages=find_packages(include=[f"{PACKAGE}*"], exclude=[f"{PACKAGE}._vendor*"]),
+        package_data={PACKAGE: ["py.typed"]},
+        include_package_data=False,
+        zip_safe=False,
+        cmdclass={"build_py": build_py, "bdist_wheel": bdist_wheel, "sdist": sdist},
+        # Never build/: what an earlier build for another release left there would be
+        # packed too.
+        options={"build": {"build_base": build_base}},
+    )

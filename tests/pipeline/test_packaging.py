@@ -1,0 +1,100 @@
+"""The checkout itself, built by pip with the real SDK. Needs the package index."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Dict, List
+
+import pytest
+from conftest import CHECKOUT
+
+pytestmark = pytest.mark.network
+
+RELEASES = ["2.29.1", "2.75.0"]
+WHAT = (
+    "import vendored_integration._vendor as v, os, sys;"
+    "print(v.SENTRY_SDK_RELEASE, os.path.dirname(v.__file__), sys.prefix)"
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy as a fresh clone has it: with nothing that is generated."""
+    generated = (".*", "__pycache__", "_vendor", "build", "dist", "*.egg-info", "*.sentry-sdk")
+    copy = tmp_path / "checkout"
+    shutil.copytree(CHECKOUT, copy, ignore=shutil.ignore_patterns(*generated))
+    return copy
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """The interpreter of a virtual environment with nothing but pip."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def run(cwd: Path, *command: str, status: int = 0, **env: str) -> str:
+    """Run without git, patch, or any other program in reach."""
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("SENTRY_SDK_VERSION", "SOURCE_DATE_EPOCH", "PYTHONPATH")
+    }
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**clean, "PATH": os.fspath(cwd), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    assert result.returncode == status, result.stdout
+    return result.stdout
+
+
+def versions(python: Path, cwd: Path) -> Dict[str, str]:
+    lines: List[str] = run(cwd, str(python), "-m", "pip", "freeze", "--all").split("\n")
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_pip_install(release: str, checkout: Path, python: Path, tmp_path: Path) -> None:
+    run(checkout, str(python), "-m", "pip", "install", ".", SENTRY_SDK_VERSION=release)
+    assert versions(python, tmp_path)["sentry-sdk"] == release
+    found, where, prefix = run(tmp_path, str(python), "-c", WHAT).split()
+    assert found == release
+    assert where.startswith(prefix)
+    run(tmp_path, str(python), "-W", "error", "-c", "import vendored_integration")
+    assert not (checkout / "vendored_integration" / "_vendor").exists()
+
+
+def test_pip_install_editable(checkout: Path, python: Path, tmp_path: Path) -> None:
+    run(checkout, str(python), "-m", "pip", "install", "-e", ".")
+    found, where, _ = run(tmp_path, str(python), "-c", WHAT).split()
+    assert found == RELEASES[-1]
+    assert where == str(checkout / "vendored_integration" / "_vendor")
+
+
+def test_pip_shows_the_error(checkout: Path, python: Path) -> None:
+    """The message must reach the user through pip's output."""
+    install = [str(python), "-m", "pip", "install", "."]
+    output = run(checkout, *install, status=1, SENTRY_SDK_VERSION="1.2.3")
+    assert "error: sentry-sdk 1.2.3: there are no patches for it" in output
+    assert "2.29.1, 2.75.0" in output
+
+
+def test_wheel_is_reproducible(checkout: Path, tmp_path: Path) -> None:
+    """Through pip, from two copies, and from the sdist as well."""
+    shutil.copytree(checkout, tmp_path / "other" / "place")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w"]
+    run(checkout, *pip, str(tmp_path / "a"), ".")
+    run(tmp_path / "other" / "place", *pip, str(tmp_path / "b"), ".")
+    run(checkout, sys.executable, "-m", "build", "--sdist", "-o", str(tmp_path / "sdist"))
+    sdist = next((tmp_path / "sdist").iterdir())
+    run(checkout, *pip, str(tmp_path / "c"), str(sdist))
+    wheels = [next((tmp_path / name).iterdir()) for name in "abc"]
+    assert len({wheel.name for wheel in wheels}) == 1
+    assert len({wheel.read_bytes() for wheel in wheels}) == 1
