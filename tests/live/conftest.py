@@ -1,0 +1,73 @@
+"""The live tests: one body of scenarios for nine real WSGI servers, in both span lifecycles.
+
+Nothing is looked up inside a server: what counts is what Sentry (the sink) and the client received.
+
+    pytest tests/live -k gthread              one server
+    LIVE_INTEGRATION=stock pytest tests/live  the SDK's own integration: the tests can fail
+"""
+
+import sys
+import uuid
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sentry_sdk
+from running import Live
+from sentry_sdk.consts import VERSION
+from servers import SERVERS, missing
+
+# The lifecycles differ in the SDK's own code, not in the server's: one server of each kind.
+STREAM_LIFECYCLE = ["gunicorn-gthread", "uwsgi-threads", "wsgiref"]
+
+PARAMETERS = [(name, "static") for name in SERVERS] + [
+    (name, "stream") for name in STREAM_LIFECYCLE
+]
+
+
+@pytest.fixture(scope="session", params=PARAMETERS, ids=lambda parameter: "-".join(parameter))
+def _live(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
+    name, lifecycle = request.param
+    server = SERVERS[name]
+    reason = missing(server)
+    if reason:
+        pytest.skip(reason)
+    if lifecycle == "stream" and not hasattr(sentry_sdk, "traces"):
+        pytest.skip(f"sentry-sdk {VERSION} has no stream lifecycle")
+    live = Live(server, lifecycle, tmp_path_factory)
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+def live(_live: Live) -> Iterator[Live]:
+    for running in _live.running.values():
+        running.sink.clear()
+    yield _live
+    for running in _live.running.values():
+        running.check()
+
+
+@pytest.fixture
+def request_id() -> str:
+    """Sent as `X-Request-Id`, by which a transaction is found."""
+    return uuid.uuid4().hex
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
+    """Show what the servers wrote, and what Sentry received, below a failure."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    live = getattr(item, "funcargs", {}).get("_live") or getattr(item, "funcargs", {}).get("live")
+    if report.failed and isinstance(live, Live):
+        for name, running in live.running.items():
+            report.sections.append(
+                (f"output of the server ({name})", running.process.output[-8000:])
+            )
+            report.sections.append((f"received by Sentry ({name})", running.sink.describe()))

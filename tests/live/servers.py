@@ -1,0 +1,212 @@
+"""Nine WSGI servers, each in a process of its own, on a port of its own."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+HERE = Path(__file__).resolve().parent
+
+
+class Server(NamedTuple):
+    """How to start a server, and what can be expected of it."""
+
+    needs: str  # the module that has to be installed
+    command: Callable[[], List[str]]
+    # Answers a second request while a response is open.
+    concurrent: bool
+    # Runs threads that the application starts, also while it waits for a request.
+    threads: bool = True
+
+
+def _gunicorn(*arguments: str) -> Callable[[], List[str]]:
+    return lambda: [
+        *(sys.executable, "-m", "gunicorn", "app:application", "--bind", "127.0.0.1:0"),
+        *("--workers", "1", "--graceful-timeout", "5", "--timeout", "60"),
+        # Newer releases have it; no test talks to it, and its path is shared by all of them.
+        *(["--no-control-socket"] if _gunicorn_has_control_socket() else []),
+        *arguments,
+    ]
+
+
+def _gunicorn_has_control_socket() -> bool:
+    from gunicorn.config import KNOWN_SETTINGS
+
+    return any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
+
+
+def _uwsgi(*arguments: str) -> Callable[[], List[str]]:
+    return lambda: [
+        _find("uwsgi") or "uwsgi",
+        *("--http-socket", "127.0.0.1:0", "--module", "app:application", "--need-app"),
+        # uWSGI has Python inside it: this is how it finds the environment's packages.
+        *("--virtualenv", sys.prefix, "--pythonpath", str(HERE)),
+        *("--die-on-term", "--buffer-size", "16384"),
+        *arguments,
+    ]
+
+
+def _runner(name: str) -> Callable[[], List[str]]:
+    return lambda: [sys.executable, str(HERE / "serve.py"), name]
+
+
+def _find(program: str) -> Optional[str]:
+    """Next to the interpreter first: the environment need not be activated."""
+    beside = Path(sys.executable).parent / program
+    return str(beside) if beside.exists() else shutil.which(program)
+
+
+SERVERS: Dict[str, Server] = {
+    "gunicorn-sync": Server("gunicorn", _gunicorn(), concurrent=False),
+    "gunicorn-gthread": Server("gunicorn", _gunicorn("--threads", "4"), concurrent=True),
+    "gunicorn-gevent": Server("gevent", _gunicorn("--worker-class", "gevent"), concurrent=True),
+    "gunicorn-preload": Server(
+        "gunicorn", _gunicorn("--threads", "4", "--preload"), concurrent=True
+    ),
+    "uwsgi-threads": Server(
+        "uwsgi",
+        _uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"),
+        concurrent=False,
+    ),
+    "uwsgi-no-threads": Server("uwsgi", _uwsgi(), concurrent=False, threads=False),
+    "waitress": Server("waitress", _runner("waitress"), concurrent=True),
+    "cheroot": Server("cheroot", _runner("cheroot"), concurrent=True),
+    "wsgiref": Server("wsgiref", _runner("wsgiref"), concurrent=False),
+}
+
+# Not among the nine: for the tests of what uWSGI does with files.
+UWSGI_OFFLOAD = Server(
+    "uwsgi", _uwsgi("--enable-threads", "--offload-threads", "1"), concurrent=False
+)
+
+
+def missing(server: Server) -> Optional[str]:
+    """Why this server cannot run here, or nothing."""
+    if server.needs == "uwsgi":
+        return None if _find("uwsgi") else "no uwsgi here"
+    return None if importlib.util.find_spec(server.needs) else f"no {server.needs} here"
+
+
+_LISTENING = [
+    re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)"),  # gunicorn
+    re.compile(r"bound to TCP address 127\.0\.0\.1:(\d+)"),  # uWSGI
+    re.compile(r"listening on port (\d+)"),  # serve.py
+]
+
+
+class Process:
+    """A running server. Its output, stdout and stderr, is in `output`.
+
+    `before` is put before its command line: strace and its arguments.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        environment: Dict[str, str],
+        cwd: Path,
+        before: Optional[List[str]] = None,
+    ) -> None:
+        if before is None:
+            before = []
+        self.server = server
+        self._lines: List[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._traced = bool(before)
+        self._process = subprocess.Popen(
+            [*before, *server.command()],
+            # Not the checkout: the installed package is what the tests are about.
+            cwd=str(cwd),
+            env={
+                **{
+                    name: value
+                    for name, value in os.environ.items()
+                    if not name.startswith("SENTRY_")
+                },
+                "PYTHONPATH": str(HERE),
+                "PYTHONUNBUFFERED": "1",
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A process group of its own: what the server forks can be ended with it, and a Ctrl-C
+            # in the terminal reaches the tests only.
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.port = int(self.wait_for_output(_LISTENING, timeout=30).group(1))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._changed:
+                self._lines.append(line.decode("utf-8", "replace"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def output(self) -> str:
+        with self._changed:
+            return "".join(self._lines)
+
+    def wait_for_output(
+        self, patterns: "List[re.Pattern[str]]", timeout: float = 10
+    ) -> "re.Match[str]":
+        """The first match of any of these in the output; an error if there is none."""
+
+        def look() -> "Optional[re.Match[str]]":
+            return next(filter(None, (pattern.search(self.output) for pattern in patterns)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: look() or self._ended, timeout)
+            found = look()
+        if found is None:
+            raise AssertionError(
+                "{} in the server's output; expected {}. It is:\n{}".format(
+                    "Not" if self._ended else "Not yet",
+                    [pattern.pattern for pattern in patterns],
+                    self.output,
+                )
+            )
+        return found
+
+    def stop(self) -> None:
+        """End it as an operator would, and fail if it does not."""
+        clean = True
+        if self._process.poll() is None:
+            # strace does not pass the signal on, so the group gets it where there is one.
+            if self._traced:
+                os.killpg(self._process.pid, signal.SIGTERM)
+            else:
+                self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                clean = False
+        with contextlib.suppress(ProcessLookupError):
+            # What is left of the group: workers of a server that had to be killed.
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if not clean:
+            raise AssertionError(
+                "the server did not end within 10 s of SIGTERM. Its output:\n" + self.output
+            )
