@@ -43,9 +43,7 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.stream_options = Options(
-            response_timeout, max_open_responses, finish_on
-        ).checked()
+        self.stream_options = Options(response_timeout, max_open_responses, finish_on).checked()
         _report_stock()
 
     @staticmethod

@@ -37,6 +37,4 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
         **kwargs: Any,
     ) -> None:
         super().__init__(app, *args, **kwargs)
-        self.stream_options = Options(
-            response_timeout, max_open_responses, finish_on
-        ).checked()
+        self.stream_options = Options(response_timeout, max_open_responses, finish_on).checked()

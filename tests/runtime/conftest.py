@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import django
+import pytest
 from django.conf import settings
 
 sys.path.insert(0, str(Path(__file__).parent))

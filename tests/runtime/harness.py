@@ -9,6 +9,7 @@ import sentry_sdk
 from sentry_relay.processing import StoreNormalizer
 from sentry_sdk.consts import VERSION
 from sentry_sdk.transport import Transport
+
 from sink import parse_envelope
 
 HAS_STREAM_LIFECYCLE = tuple(map(int, VERSION.split(".")[:2])) >= (2, 75)

@@ -161,9 +161,7 @@ def test_request_signals_share_a_context(init):
     request_started.connect(started)
     request_finished.connect(finished)
     try:
-        Exchange(
-            serve(lambda request: StreamingHttpResponse(iter([b"a"])))
-        ).read()
+        Exchange(serve(lambda request: StreamingHttpResponse(iter([b"a"])))).read()
     finally:
         request_started.disconnect(started)
         request_finished.disconnect(finished)
@@ -274,9 +272,7 @@ def test_response_made_elsewhere_is_traced_in_its_request(sentry):
         request_id.set("thread")
         made.append(StreamingHttpResponse(body()))
 
-    thread = threading.Thread(
-        target=contextvars.Context().run, args=(make,)
-    )
+    thread = threading.Thread(target=contextvars.Context().run, args=(make,))
     thread.start()
     thread.join()
     assert Exchange(serve(lambda request: made[0])).read() == b"- thread -;"
@@ -304,9 +300,7 @@ def test_language_of_the_view_is_the_body_s(init):
 
     def view(request):
         with translation.override("de"):
-            return StreamingHttpResponse(
-                translation.get_language().encode() for _ in range(1)
-            )
+            return StreamingHttpResponse(translation.get_language().encode() for _ in range(1))
 
     assert Exchange(serve(view)).read() == b"de"
 

@@ -74,10 +74,7 @@ def test_times_tell_a_slow_client_from_a_slow_generator(init):
     exchange.close()
     data = sentry.root().data
     assert data["http.response.stream.send_time"] >= 50
-    assert (
-        data["http.response.stream.produce_time"]
-        < data["http.response.stream.send_time"]
-    )
+    assert data["http.response.stream.produce_time"] < data["http.response.stream.send_time"]
 
 
 def test_http_error_status_is_kept(sentry, lifecycle):
@@ -273,9 +270,7 @@ def test_evicted(init, lifecycle):
 
 def test_never_iterated_is_not_cancelled(init):
     """A server does not iterate the response to HEAD, or a 304."""
-    sentry = init(
-        integration=DjangoIntegration(http_methods_to_capture=("GET", "HEAD"))
-    )
+    sentry = init(integration=DjangoIntegration(http_methods_to_capture=("GET", "HEAD")))
     Exchange(serve(streaming(b"a")), method="HEAD").close()
     assert sentry.root().outcome == "completed"
     assert sentry.root().status == "ok"
@@ -283,9 +278,7 @@ def test_never_iterated_is_not_cancelled(init):
 
 def test_head_that_is_iterated_in_part_is_not_cancelled(init):
     """Some servers take the first chunk of a HEAD response before they close it."""
-    sentry = init(
-        integration=DjangoIntegration(http_methods_to_capture=("GET", "HEAD"))
-    )
+    sentry = init(integration=DjangoIntegration(http_methods_to_capture=("GET", "HEAD")))
     exchange = Exchange(serve(streaming(b"a", b"b")), method="HEAD")
     next(iter(exchange.response))
     exchange.close()
@@ -306,9 +299,7 @@ def test_not_modified_has_no_outcome(sentry):
 def test_content_length_that_was_sent_is_complete(init, length, outcome):
     """Servers stop at Content-Length, without asking for the chunk after the last."""
     sentry = init()
-    exchange = Exchange(
-        serve(streaming(b"a", b"b", b"c", headers={"Content-Length": length}))
-    )
+    exchange = Exchange(serve(streaming(b"a", b"b", b"c", headers={"Content-Length": length})))
     steps = iter(exchange.response)
     next(steps), next(steps)
     exchange.close()

@@ -239,8 +239,7 @@ def test_wsgi_alone_does_not_import_django():
         [
             sys.executable,
             "-c",
-            "import sys, vendored_integration.wsgi; "
-            "print('django.core.handlers' in sys.modules)",
+            "import sys, vendored_integration.wsgi; print('django.core.handlers' in sys.modules)",
         ],
         stdout=subprocess.PIPE,
         text=True,

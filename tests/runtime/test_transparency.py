@@ -83,9 +83,7 @@ def test_same_calls_same_results(init, steps, last):
     """Whatever a server does: the same results, and the same calls of the response."""
     init()
     bare, traced = Recorder(b"a", last), Recorder(b"a", last)
-    assert drive(SentryWsgiMiddleware(wsgi_app(traced)), steps) == drive(
-        wsgi_app(bare), steps
-    )
+    assert drive(SentryWsgiMiddleware(wsgi_app(traced)), steps) == drive(wsgi_app(bare), steps)
     assert traced.calls == bare.calls
 
 
@@ -365,8 +363,7 @@ def test_abandoned_file_response(init, tmp_path):
     with path.open("rb") as file:
         exchange = Exchange(
             SentryWsgiMiddleware(
-                lambda environ, start: start("200 OK", [])
-                and environ["wsgi.file_wrapper"](file)
+                lambda environ, start: start("200 OK", []) and environ["wsgi.file_wrapper"](file)
             ),
             **{"wsgi.file_wrapper": FileWrapper},
         )

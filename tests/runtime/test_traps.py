@@ -347,21 +347,21 @@ def test_closed_response_leaves_nothing_behind(init):
     class Held:
         pass
 
-    held = Held()
-    gone = weakref.ref(held)
+    variable = contextvars.ContextVar("variable")
+    gone = []
 
     def view(request):
+        held = Held()
+        gone.append(weakref.ref(held))
         variable.set(held)
         return StreamingHttpResponse(iter([b"a"]))
 
-    variable = contextvars.ContextVar("variable")
+    app = serve(view)
     gc.collect()
     gc.disable()
     try:
-        contextvars.Context().run(lambda: Exchange(serve(view)).read())
-        serve(lambda request: None)
-        del held, view
-        assert gone() is None
+        contextvars.Context().run(lambda: Exchange(app).read())
+        assert gone[0]() is None
     finally:
         gc.enable()
 
@@ -446,10 +446,10 @@ def test_frames_are_those_of_stock(tmp_path):
     root = str(Path(vendored_integration.__file__).parents[1])
     tests = str(HERE.parent)
     code = textwrap.dedent(ERROR_EVENT).format(here=str(HERE), root=root)
-    prelude = f"import sys; sys.path.insert(0, {tests!r}); import conftest; del sys.modules['conftest']\n"
-    events = {
-        which: json.loads(python(prelude + code, which)) for which in ("stock", "ours")
-    }
+    prelude = (
+        f"import sys; sys.path.insert(0, {tests!r}); import conftest; del sys.modules['conftest']\n"
+    )
+    events = {which: json.loads(python(prelude + code, which)) for which in ("stock", "ours")}
     stock_frames, stock_sources = events["stock"]
     our_frames, our_sources = events["ours"]
     assert our_frames == stock_frames

@@ -19,7 +19,6 @@ from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
 
 
-
 def close_aware(
     call: "Callable[..., Generator[Any, Any, Any]]",
 ) -> "Callable[..., Any]":
@@ -61,16 +60,16 @@ class _Request:
     __slots__ = ("started", "started_ns", "method", "file_wrapper", "start_response")
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
+        try:
+            scheduler.poll()
+        except Exception:
+            logger.exception("internal error in the scheduler")
         #: Seconds of the scheduler's clock, for the deadline.
         self.started = time.monotonic()
         self.started_ns = perf_counter_ns()
         self.method: str = environ.get("REQUEST_METHOD", "")
         self.file_wrapper = environ.get("wsgi.file_wrapper")
         self.start_response = StartResponse(start_response)
-        try:
-            scheduler.poll()
-        except Exception:
-            logger.exception("internal error in the scheduler")
 
     def respond(
         self,
@@ -137,11 +136,7 @@ def _stop_iteration_of_application(error: RuntimeError) -> "Optional[StopIterati
     """
     cause = error.__cause__
     traceback = error.__traceback__
-    if (
-        isinstance(cause, StopIteration)
-        and traceback is not None
-        and traceback.tb_next is None
-    ):
+    if isinstance(cause, StopIteration) and traceback is not None and traceback.tb_next is None:
         return cause
     return None
 

@@ -34,7 +34,6 @@ from .options import Options
 from .registry import registry
 from .scheduler import Entry, scheduler
 
-
 #: Protects ``_early``, ``_close_wanted`` and ``_suspended`` of all records: an
 #: early ending and the close of the same response may meet. Held for a few
 #: instructions, never while foreign code runs.
@@ -350,8 +349,7 @@ class Record(Entry):
             "http.response.stream.chunks": self.chunks,
             "http.response.stream.produce_time": self.produce_ns / _NS_PER_MS,
             "http.response.stream.send_time": self.send_ns / _NS_PER_MS,
-            "http.server.return_time": (self.returned_ns - self.started_ns)
-            / _NS_PER_MS,
+            "http.server.return_time": (self.returned_ns - self.started_ns) / _NS_PER_MS,
         }
         size = self.size
         if not self.chunks and outcome == "completed" and self._method != "HEAD":
@@ -365,9 +363,7 @@ class Record(Entry):
         sdk.annotate(self._span, data, outcome)
 
 
-def _resume(
-    suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]"
-) -> None:
+def _resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]") -> None:
     """Let upstream's middleware leave its ``with`` blocks, in the request's context.
 
     An error is thrown into it, and comes out again; the caller raises it itself.

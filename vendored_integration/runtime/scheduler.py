@@ -33,7 +33,6 @@ from typing import Callable, Deque, Dict, List, Optional
 from .frames import hidden
 from .log import logger
 
-
 #: Ticks a second; a deadline is rounded up to the next one.
 TICKS_PER_SECOND = 10
 TICK = 1 / TICKS_PER_SECOND
@@ -198,9 +197,7 @@ class Scheduler:
         self._add_worker()
 
     def _spawn(self, target: "Callable[[], None]", role: str) -> None:
-        thread = threading.Thread(
-            target=target, name=f"vendored_integration.{role}", daemon=True
-        )
+        thread = threading.Thread(target=target, name=f"vendored_integration.{role}", daemon=True)
         try:
             # In an empty context: the SDK's threading integration hands a thread
             # the scopes of whoever starts it, here those of some request, and

@@ -41,7 +41,7 @@ def options_of_integration() -> Options:
 
 def root_span() -> Any:
     """Return the transaction or segment of the running context, or ``None``."""
-    span = sentry_sdk.get_current_scope()._span
+    span: Any = sentry_sdk.get_current_scope()._span
     if span is None:
         return None
     segment = getattr(span, "_segment", None)
