@@ -147,7 +147,8 @@ class Record(Entry):
         self.produce_ns = 0
         self.send_ns = 0
         self.chunks = 0
-        self.size = 0
+        #: Bytes; ``None``: nobody knows.
+        self.size: "Optional[int]" = 0
         self.exhausted = False
 
     @property
@@ -162,6 +163,15 @@ class Record(Entry):
             self.send_ns += started_ns - self.resumed_ns
         self.exhausted = True
 
+    def sent_by_server(self) -> None:
+        """The server has read a file itself (sendfile): the header is all we know.
+
+        Not even whether the client has stayed to the end of it.
+        """
+        self.exhausted = True
+        if self._method != "HEAD":
+            self.size = self._content_length()
+
     # -- opening ---------------------------------------------------------------
 
     def open(self, options: Options, started: float) -> None:
@@ -172,6 +182,8 @@ class Record(Entry):
         evicted = registry.add(self, options.max_open_responses)
         if options.response_timeout is not None:
             scheduler.schedule(self, started + options.response_timeout)
+            if self not in registry:
+                scheduler.cancel(self)  # evicted in the meantime
         if evicted is not None:
             scheduler.cancel(evicted)
             evicted.evict()
@@ -280,7 +292,7 @@ class Record(Entry):
             close_wanted = self._close_wanted
         if close_wanted:
             # The response was closed between the taking and the deciding.
-            self._close_after_early_ending()
+            scheduler.submit(self._close_after_early_ending)
 
     def _end_early(self) -> None:
         with _lock:
@@ -329,7 +341,7 @@ class Record(Entry):
         if self.exhausted or not self.chunks or self._method == "HEAD":
             return True
         length = self._content_length()
-        return length is not None and self.size >= length
+        return length is not None and (self.size or 0) >= length
 
     def _content_length(self) -> "Optional[int]":
         try:
@@ -351,11 +363,8 @@ class Record(Entry):
             "http.response.stream.send_time": self.send_ns / _NS_PER_MS,
             "http.server.return_time": (self.returned_ns - self.started_ns) / _NS_PER_MS,
         }
-        size = self.size
-        if not self.chunks and outcome == "completed" and self._method != "HEAD":
-            # Sent by the server itself (sendfile): the header is all we know.
-            size = self._content_length() or 0
-        data["http.response.body.size"] = size
+        if self.size is not None:
+            data["http.response.body.size"] = self.size
         if self.chunks:
             data["http.response.stream.time_to_first_chunk"] = (
                 self.first_chunk_ns - self.started_ns

@@ -42,6 +42,9 @@ class Registry:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __contains__(self, record: object) -> bool:
+        return record in self._open
+
     def add(self, record: "Record", limit: int) -> "Optional[Record]":
         """Add an open response.
 

@@ -105,7 +105,7 @@ class _Steps:
         record.resumed_ns = now
         record.chunks += 1
         try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-            record.size += len(chunk)
+            record.size += len(chunk)  # type: ignore[operator]
         except Exception:
             pass  # not bytes: the server will say so
         return chunk
@@ -145,9 +145,7 @@ class _CloseHook:
         self._start_response = record.weaken_start_response()
 
     def __call__(self) -> None:
-        # The server has read the file itself; whether it got to the end of it,
-        # nobody knows.
-        self._record.exhausted = True
+        self._record.sent_by_server()
         self._start_response = None
         _close_with(self._record, self._close or _nothing)
 

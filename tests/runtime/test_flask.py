@@ -1,0 +1,79 @@
+"""The middleware around an application that is not Django's."""
+
+import flask
+import pytest
+from harness import Exchange, start_span
+
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+
+@pytest.fixture
+def app():
+    app = flask.Flask(__name__)
+
+    @app.get("/stream")
+    def stream():
+        def body():
+            for number in range(3):
+                with start_span(f"chunk {number}"):
+                    yield f"{flask.request.path} {number};"
+
+        return flask.Response(flask.stream_with_context(body()))
+
+    @app.get("/fail")
+    def fail():
+        def body():
+            yield "a"
+            raise ValueError("half-way")
+
+        return flask.Response(body())
+
+    @app.get("/file")
+    def file():
+        return flask.send_file(__file__)
+
+    return SentryWsgiMiddleware(app)
+
+
+def test_stream(sentry, app):
+    """Flask's own request context and the trace are both there in the body."""
+    assert Exchange(app, "/stream").read() == b"/stream 0;/stream 1;/stream 2;"
+    root = sentry.root()
+    assert [name for name in root.names() if name.startswith("chunk")] == [
+        "chunk 0",
+        "chunk 1",
+        "chunk 2",
+    ]
+    assert root.outcome == "completed"
+
+
+def test_error(sentry, app):
+    """One event, in the trace of the request."""
+    with pytest.raises(ValueError, match="half-way"):
+        Exchange(app, "/fail").read()
+    root = sentry.root()
+    assert root.outcome == "failed"
+    (event,) = sentry.errors()
+    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+
+
+def test_file(sentry, app):
+    """send_file goes through wsgi.file_wrapper, where the server has one."""
+    from pathlib import Path
+    from wsgiref.util import FileWrapper
+
+    exchange = Exchange(app, "/file", **{"wsgi.file_wrapper": FileWrapper})
+    content = Path(__file__).read_bytes()
+    assert exchange.read() == content
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert root.data["http.response.body.size"] == len(content)
+
+
+def test_deadline_is_the_middleware_s(init, app):
+    """The options of the middleware hold, not those of the Django integration."""
+    sentry = init()
+    app.stream_options = app.stream_options._replace(response_timeout=0.1)
+    exchange = Exchange(app, "/stream")
+    assert sentry.root().outcome == "timed_out"
+    exchange.close()
