@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory() as build_base:
             "Sentry's Django integration, patched so that a streaming response's "
             "transaction lasts until the response is closed"
         ),
-        long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+        long_description=README.read_text(encoding="utf-8"),
         long_description_content_type="text/markdown",
         license="MIT",
         # LICENSE.sentry-sdk is written by the build backend.

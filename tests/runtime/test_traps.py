@@ -84,6 +84,17 @@ def test_error_is_reported_once_though_the_server_logs_it(sentry):
     assert len(sentry.errors()) == 1
 
 
+def test_error_is_reported_once_though_the_server_logs_it_before_it_closes(sentry):
+    """Trap 2, for a server that logs first."""
+    exchange = Exchange(serve(stream(b"a", ValueError("once"))))
+    try:
+        list(exchange.response)
+    except ValueError:
+        logging.getLogger("waitress").exception("Exception while serving")
+    exchange.close()
+    assert len(sentry.errors()) == 1
+
+
 def test_error_that_the_body_has_reported_is_reported_once(sentry):
     """Trap 2, in the body's own context."""
 

@@ -1,0 +1,244 @@
+"""The small Django project that the demo serves: five streams of a shop.
+
+Nothing in the views knows which integration is at work. Set up by the environment:
+
+    DEMO_INTEGRATION  stock | ours
+    DEMO_DSN          where Sentry is
+    DEMO_LIFECYCLE    static | stream
+    DEMO_DIRECTORY    holds shop.sqlite3 and catalogue.bin; journal-<integration>.jsonl is
+                      written there
+
+The journal is the project's own log: a line for everything that a body did, whatever
+Sentry was told. The report compares it with what Sentry received.
+"""
+
+import csv
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import django
+import sentry_sdk
+import structlog
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.db import connection, models
+from django.db.models import Avg
+from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.urls import path
+from structlog.contextvars import bound_contextvars
+
+INTEGRATION = os.environ["DEMO_INTEGRATION"]
+LIFECYCLE = os.environ["DEMO_LIFECYCLE"]
+DIRECTORY = Path(os.environ["DEMO_DIRECTORY"])
+
+
+# -- the usual set-up
+
+
+def start_sentry():
+    if INTEGRATION == "ours":
+        from vendored_integration import DjangoIntegration
+    else:
+        from sentry_sdk.integrations.django import DjangoIntegration
+
+    sentry_sdk.init(
+        dsn=os.environ["DEMO_DSN"],
+        environment="demo-" + INTEGRATION,
+        traces_sample_rate=1.0,
+        # The same for both. Spans of middleware and signals would hide those of the bodies.
+        integrations=[DjangoIntegration(middleware_spans=False, signals_spans=False)],
+        _experiments={"trace_lifecycle": "stream"} if LIFECYCLE == "stream" else {},
+    )
+
+
+def log_context(get_response):
+    """What most middleware for structlog does: bind for as long as the view runs."""
+
+    def middleware(request):
+        with bound_contextvars(request_id=request.headers.get("X-Request-ID")):
+            response = get_response(request)
+            # For the client, which looks its own trace up.
+            response["X-Trace-Id"] = (sentry_sdk.get_traceparent() or "").split("-")[0]
+            return response
+
+    return middleware
+
+
+settings.configure(
+    SECRET_KEY="demo",
+    ALLOWED_HOSTS=["127.0.0.1"],
+    ROOT_URLCONF=__name__,
+    MIDDLEWARE=[__name__ + ".log_context"],
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": str(DIRECTORY / "shop.sqlite3"),
+        }
+    },
+    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+    USE_TZ=True,
+)
+start_sentry()
+django.setup()
+
+structlog.configure(
+    processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+    logger_factory=structlog.WriteLoggerFactory(
+        # A line at a time: the client waits for lines.
+        file=open(  # noqa: SIM115
+            DIRECTORY / f"journal-{INTEGRATION}.jsonl", "a", buffering=1, encoding="utf-8"
+        )
+    ),
+)
+log = structlog.get_logger()
+
+
+# -- the journal
+
+
+class Journal:
+    """Writes down what one body does.
+
+    `stream` is passed along explicitly: `request_id`, from the log context, is on a
+    line only if the context is still there.
+    """
+
+    def __init__(self, request):
+        self.stream = request.headers["X-Request-ID"]
+
+    def _query(self, execute, sql, params, many, context):
+        self.write("query", sql=sql)
+        return execute(sql, params, many, context)
+
+    def write(self, kind, **fields):
+        log.info(kind, stream=self.stream, **fields)
+
+    @contextmanager
+    def span(self, op, name):
+        """A span as an application would make it, in either lifecycle."""
+        self.write("span", op=op, name=name)
+        if LIFECYCLE == "stream":
+            span = sentry_sdk.traces.start_span(name=name, attributes={"sentry.op": op})
+        else:
+            span = sentry_sdk.start_span(op=op, name=name)
+        with span:
+            yield
+
+    def body(self, chunks):
+        """The chunks, with the queries and the end of the body written down."""
+        try:
+            with connection.execute_wrapper(self._query):
+                yield from chunks
+        except Exception as error:
+            self.write("error", type=type(error).__name__, value=str(error))
+            raise
+        finally:
+            self.write("end")
+
+
+# -- the shop
+
+
+class Order(models.Model):
+    customer = models.TextField()
+    cents = models.IntegerField()
+
+    class Meta:
+        app_label = "shop"
+        db_table = "orders"
+
+
+class OutOfPaper(Exception):
+    pass
+
+
+class Echo:
+    """A file whose write() returns what it is given: csv.writer's rows, one by one."""
+
+    def write(self, value):
+        return value
+
+
+def there_must_be_orders():
+    """A query of the view, as most views have one: it also makes the connection."""
+    if not Order.objects.exists():
+        raise Http404
+
+
+def export(request):
+    """A CSV export: queries in batches, a span around each, one around them all."""
+    there_must_be_orders()
+    journal = Journal(request)
+    writer = csv.writer(Echo())
+
+    def rows():
+        with journal.span("export", "all orders"):
+            yield writer.writerow(["id", "customer", "cents"])
+            for start in range(0, 2000, 500):
+                with journal.span("export.batch", f"rows {start}-{start + 499}"):
+                    orders = Order.objects.order_by("pk")[start : start + 500]
+                    text = "".join(
+                        writer.writerow([order.pk, order.customer, order.cents]) for order in orders
+                    )
+                    time.sleep(0.08)  # the work that a real export would do
+                yield text
+
+    return StreamingHttpResponse(journal.body(rows()), content_type="text/csv")
+
+
+def prices(request):
+    """Server-sent events: as many as were asked for."""
+    there_must_be_orders()
+    journal = Journal(request)
+
+    def events():
+        for number in range(1, int(request.GET["n"]) + 1):
+            with journal.span("sse.event", f"price {number}"):
+                price = Order.objects.aggregate(price=Avg("cents"))["price"]
+                text = f"id: {number}\ndata: {price:.0f}\n\n"
+            yield text
+            time.sleep(0.1)  # until the price changes
+
+    return StreamingHttpResponse(
+        journal.body(events()),
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def labels(request):
+    """A print job that breaks down at the fourth of six labels."""
+    journal = Journal(request)
+
+    def pages():
+        for number in range(1, 7):
+            with journal.span("print.label", f"label {number}"):
+                time.sleep(0.05)
+                if number == 4:
+                    raise OutOfPaper(f"no paper for label {number} of {journal.stream}")
+            yield f"label {number}\n"
+
+    return StreamingHttpResponse(journal.body(pages()), content_type="text/plain")
+
+
+def catalogue(request):
+    """A file, which gunicorn hands to sendfile()."""
+    file = open(DIRECTORY / "catalogue.bin", "rb")  # noqa: SIM115
+    return FileResponse(file, content_type="application/octet-stream")
+
+
+def ready(request):
+    return HttpResponse("ready\n")
+
+
+urlpatterns = [
+    path("export.csv", export),
+    path("prices", prices),
+    path("labels.txt", labels),
+    path("catalogue.bin", catalogue),
+    path("ready", ready),
+]
+
+application = get_wsgi_application()
