@@ -361,17 +361,17 @@ def test_closed_response_leaves_nothing_behind(init):
     variable = contextvars.ContextVar("variable")
     gone = []
 
-    def view(request):
+    def app(environ, start_response):
         held = Held()
         gone.append(weakref.ref(held))
         variable.set(held)
-        return StreamingHttpResponse(iter([b"a"]))
+        start_response("200 OK", [])
+        return iter([b"a"])
 
-    app = serve(view)
     gc.collect()
     gc.disable()
     try:
-        contextvars.Context().run(lambda: Exchange(app).read())
+        contextvars.Context().run(lambda: Exchange(SentryWsgiMiddleware(app)).read())
         assert gone[0]() is None
     finally:
         gc.enable()
