@@ -166,6 +166,25 @@ def test_a_job_that_raises_ends_nothing(scheduler, caplog, error):
     assert "from a hook" in caplog.text
 
 
+def test_nothing_ends_the_timer_thread(caplog):
+    """Not even an error of our own: here the clock fails once."""
+    broken = threading.Event()
+
+    def clock():
+        if broken.is_set():
+            broken.clear()
+            raise RuntimeError("clock")
+        return time.monotonic()
+
+    scheduler = Scheduler(clock)
+    scheduler.poll()
+    broken.set()
+    alarm = Alarm()
+    scheduler.schedule(alarm, time.monotonic() + 0.05)
+    assert alarm.expired.wait(SECONDS)
+    assert "internal error in the timer thread" in caplog.text
+
+
 def test_submit_before_any_thread_runs():
     """What __del__ submits before the first request is done with the first request."""
     scheduler = Scheduler()
