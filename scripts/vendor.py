@@ -14,25 +14,29 @@ import argparse
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 try:
     import pipeline
-    from pipeline import emit, extract, fetch, lock, patchqueue, releases, rewrite
-    from pipeline.errors import MismatchError, PatchError, PipelineError, ReleaseError
+    from pipeline import emit, index, lock, patchqueue, releases, rewrite
+    from pipeline import port as porting
+    from pipeline.errors import MismatchError, PatchError, PipelineError, PortError, ReleaseError
+    from pipeline.merge import BY_HAND, CLEAN, DROPPED, MERGED, Merge
     from pipeline.refresh import changed, refreshed
 except ModuleNotFoundError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
+README = releases.ROOT / "README.md"
 OUT = releases.ROOT / "vendored_integration" / "_vendor"
 
 
 def build(args: argparse.Namespace) -> int:
     """Generate vendored_integration/_vendor/ for one release."""
     release = releases.choose(args.release) if args.release else releases.newest()
-    emit.write(pipeline.vendor(release, _upstream(release)), OUT)
+    emit.write(pipeline.vendor(release, pipeline.upstream(release)), OUT)
     print(f"{_short(OUT)}: sentry-sdk {release}, revision {releases.REVISION}")
     return 0
 
@@ -53,7 +57,7 @@ def check(args: argparse.Namespace) -> int:
         problems.append(f"{_short(OUT)}/__init__.py: names no supported release")
     for release in _chosen(args.releases):
         try:
-            files = pipeline.vendor(release, _upstream(release))
+            files = pipeline.vendor(release, pipeline.upstream(release))
             texts = refreshed(releases.supported()[release])
         except MismatchError as error:
             problems.append(f"sentry-sdk {release}: {error}")
@@ -118,7 +122,7 @@ def diff(args: argparse.Namespace) -> int:
             found=args.patch,
         )
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    texts = rewrite.rewrite(_upstream(release).files)
+    texts = rewrite.rewrite(pipeline.upstream(release).files)
     for patch in patches:
         if args.patch in (None, patch.name):
             text = patchqueue.unified(patch, texts, args.context)
@@ -128,22 +132,171 @@ def diff(args: argparse.Namespace) -> int:
     return 0
 
 
-def status(args: argparse.Namespace) -> int:
-    """List the supported releases and their patches."""
-    rows = [("SENTRY-SDK", "DIRECTORY", "LOCK", "PATCHES")]
-    for release, directory in releases.supported().items():
-        state = "missing" if lock.load(directory) is None else "ok"
-        patches = ", ".join(patch.name for patch in patchqueue.read(directory))
-        rows.append((release, _short(directory), state, patches or "none"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip())
+def port(args: argparse.Namespace) -> int:
+    """Replay one release's patches on another release: make that one supported.
+
+    Prints what has become of each patch:
+
+        clean     it applies as it is
+        merged    upstream has changed the same file; git has found the new places
+        dropped   upstream has all of it
+        conflict  look at it, mend it, and go on with the command that is printed
+        by hand   mended so
+
+    A release whose files are those of an earlier one gets no directory of its own
+    (`same sources`). Nothing is written to patches/ before all is done. Needs git.
+
+    Exit status: 0 ported, 1 conflict, 2 an error.
+    """
+    if args.resume:
+        if args.releases or args.from_nearest or args.missing:
+            raise PortError("--continue DIR goes alone: the directory knows the releases")
+        release, merge = porting.resume(args.resume)
+        return _ported(release, merge)
+    if args.missing:
+        if args.releases or args.from_nearest:
+            raise PortError("--missing goes alone: it ports all that `status` lists as not ported")
+        names, problem = index.listed()
+        if problem:
+            print(f"note: {problem}", file=sys.stderr)
+        for release in names:
+            if release not in releases.supported():
+                code = _port(porting.nearest(release), release)
+                if code:
+                    return code
+        return 0
+    if len(args.releases) != (1 if args.from_nearest else 2):
+        raise PortError(
+            "which release's patches, and on which release?",
+            expected="OLD NEW, or NEW --from-nearest",
+            found=" ".join(args.releases) or "no release",
+            next="python3 scripts/vendor.py port --help",
+        )
+    new = releases.parse(args.releases[-1])
+    old = porting.nearest(new) if args.from_nearest else releases.choose(args.releases[0])
+    return _port(old, new)
+
+
+def _port(old: str, new: str) -> int:
+    print(f"sentry-sdk {old} -> {new}", flush=True)
+    found = porting.port(old, new)
+    if isinstance(found, Merge):
+        return _ported(new, found)
+    print(f"  same sources as {found.name}\n{_short(found)}/{lock.NAME}: written")
     return 0
 
 
-def _upstream(release: str) -> extract.Upstream:
-    locked = pipeline.locked_or_refuse(releases.supported()[release])
-    return extract.from_wheel(fetch.fetch(release, locked))
+def _ported(release: str, merge: Merge) -> int:
+    for step in merge.steps:
+        print(f"  {step.name}: {step.status}")
+        for reason in step.reasons:
+            print(f"    {reason}")
+    path = merge.repository.path
+    if merge.conflict is None:
+        print(f"{_short(releases.PATCHES / release)}: written")
+        return 0
+    print(
+        f"nothing is written. The files are in {path}, as merged so far:\n"
+        f"    git -C {path} diff HEAD\n"
+        f"mend them there, then:\n"
+        f"    python3 scripts/vendor.py port --continue {path}"
+    )
+    return 1
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Port the oldest release's patches release by release through the whole history.
+
+    Only what `port` does by itself counts: where its result is a conflict, or is
+    not what patches/ has for that release, a hand was needed. That share is the
+    measure of how much work the next release will be.
+    """
+    steps = []
+    for step in porting.replay():
+        steps.append(step)
+        if step.status != porting.SAME:
+            print(f"{step.old:>8} -> {step.new:8} {step.status}", flush=True)
+            for reason in step.reasons:
+                print(f"    {reason}")
+    table = _summary(steps)
+    print(table, end="")
+    text = README.read_text(encoding="utf-8")
+    block = re.compile(r"(?s)(<!-- replay -->\n).*(<!-- /replay -->)")
+    wanted = block.sub(lambda match: f"{match[1]}{table}{match[2]}", text)
+    if args.check and wanted != text:
+        print(f"{_short(README)}: its table is another one; next: vendor.py replay --write")
+        return 1
+    if args.write and wanted != text:
+        README.write_bytes(wanted.encode())
+        print(f"{_short(README)}: written")
+    return 0
+
+
+def _summary(steps: list[porting.Step]) -> str:
+    if not steps:
+        return "There is only one release.\n"
+    counts = Counter(step.status for step in steps)
+    hands = [step.new for step in steps if step.status == BY_HAND]
+    rows = [
+        (porting.SAME, "the release changes no file that is vendored"),
+        (CLEAN, "the patches apply as they are"),
+        (MERGED, "upstream has changed a patched file; git has found the new places"),
+        (DROPPED, "upstream has a whole patch"),
+        (BY_HAND, f"somebody had to edit: {', '.join(hands) or 'nowhere'}"),
+    ]
+    done = len(steps) - len(hands)
+    lines = [
+        f"| {steps[0].old} to {steps[-1].new} | steps | share | |",
+        "|---|---:|---:|---|",
+        *(f"| {name} | {counts[name]} | {_share(counts[name], steps)} | {t} |" for name, t in rows),
+        f"| **without a hand** | **{done}** | **{_share(done, steps)}** | of {len(steps)} |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _share(count: int, steps: list[porting.Step]) -> str:
+    return f"{100 * count / len(steps):.1f} %"
+
+
+def status(args: argparse.Namespace) -> int:
+    """List every release on the package index, and what this checkout has for it.
+
+    supported          its patches are in a directory of its own
+    same sources as X  the directory of X serves it
+    not ported yet     there is nothing for it
+
+    Without the index it works on the list of the last time, and says so.
+    """
+    supported = releases.supported()
+    names, problem = index.listed()
+    rows = [("SENTRY-SDK", "STATUS", "PATCHES")]
+    for release in names:
+        directory = supported.get(release)
+        if directory is None:
+            rows.append((release, "not ported yet", ""))
+            continue
+        patches = ", ".join(patch.name for patch in patchqueue.read(directory)) or "none"
+        state = "supported" if directory.name == release else f"same sources as {directory.name}"
+        if lock.load(directory) is None:
+            state = "lock missing"
+        rows.append((release, state, patches))
+    _print_table(rows)
+    missing = len(names) - len(supported)
+    print(
+        f"{len(names)} releases: {len(supported)} supported, by "
+        f"{len(set(supported.values()))} directories; {missing} not ported yet"
+    )
+    if missing:
+        print("next: python3 scripts/vendor.py port --missing")
+    if problem:
+        print(f"note: {problem}")
+    return 0
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip())
 
 
 def _chosen(texts: list[str]) -> list[str]:
@@ -216,6 +369,29 @@ def _parser() -> argparse.ArgumentParser:
         default=3,
         help="lines of context (default: 3)",
     )
+    parser_port = command(port)
+    parser_port.add_argument("releases", metavar="OLD NEW", nargs="*", help="the two releases")
+    parser_port.add_argument(
+        "--from-nearest",
+        action="store_true",
+        help="NEW alone: from the last supported release before it",
+    )
+    parser_port.add_argument(
+        "--missing",
+        action="store_true",
+        help="port every release that `status` lists as not ported, in order",
+    )
+    parser_port.add_argument(
+        "--continue",
+        dest="resume",
+        metavar="DIR",
+        type=Path,
+        help="go on with a port that stopped at a conflict",
+    )
+    parser_replay = command(replay)
+    readme = parser_replay.add_mutually_exclusive_group()
+    readme.add_argument("--write", action="store_true", help="put the table into README.md")
+    readme.add_argument("--check", action="store_true", help="exit 1 if README.md has another")
     command(status)
     return parser
 

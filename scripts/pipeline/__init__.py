@@ -1,7 +1,8 @@
 """From an SDK release to the files of vendored_integration/_vendor/.
 
 The stages, in reading order: fetch, extract, rewrite, patchqueue, lock, emit;
-`releases` says which release, `errors` what is refused.
+`releases` says which release, `errors` what is refused. Maintaining patches/:
+refresh, port, merge, git, index. Building all wheels: wheels.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ except ModuleNotFoundError as error:
 
 from pathlib import Path
 
-from . import emit, extract, lock, patchqueue, releases, rewrite
-from .errors import LockError
+from . import emit, extract, fetch, lock, patchqueue, releases, rewrite
 from .extract import Upstream
 
 _PACKAGE = '''\
@@ -37,7 +37,7 @@ REVISION = {revision}
 def vendor(release: str, upstream: Upstream) -> dict[str, bytes]:
     """The files of _vendor/ for the release, every step checked against the lock."""
     directory = releases.supported()[release]
-    locked = locked_or_refuse(directory)
+    locked = lock.locked_or_refuse(directory)
     lock.check_upstream(locked, release, upstream)
     texts = rewrite.rewrite(upstream.files)
     patches = patchqueue.read(directory)
@@ -50,6 +50,12 @@ def vendor(release: str, upstream: Upstream) -> dict[str, bytes]:
     return {**files, "__init__.py": package.encode("utf-8")}
 
 
+def upstream(release: str) -> Upstream:
+    """A supported release's files, from its wheel, which is the one in the lock."""
+    locked = lock.locked_or_refuse(releases.supported()[release])
+    return extract.from_wheel(fetch.fetch(release, locked))
+
+
 def vendor_installed(release: str, directory: Path) -> None:
     """What `pip install` runs: the SDK is the one installed beside the build."""
     emit.write(vendor(release, extract.from_installed(release)), directory)
@@ -58,17 +64,6 @@ def vendor_installed(release: str, directory: Path) -> None:
 def license_installed(release: str) -> bytes:
     """The installed SDK's licence, checked against the lock."""
     upstream = extract.from_installed(release)
-    locked = locked_or_refuse(releases.supported()[release])
+    locked = lock.locked_or_refuse(releases.supported()[release])
     lock.check_upstream(locked, release, upstream)
     return upstream.license
-
-
-def locked_or_refuse(directory: Path) -> lock.Lock:
-    locked = lock.load(directory)
-    if locked is None:
-        raise LockError(
-            f"patches/{directory.name}/{lock.NAME}: missing",
-            expected="the hashes of the wheel, the patches and the files",
-            next=f"python3 scripts/vendor.py refresh {directory.name}",
-        )
-    return locked

@@ -42,3 +42,7 @@ class PatchError(PipelineError):
 
 class LockError(PipelineError):
     """A lock file is missing, damaged, or at odds with its neighbours."""
+
+
+class PortError(PipelineError):
+    """A port cannot begin, or cannot go on."""

@@ -68,6 +68,22 @@ def load(directory: Path) -> Lock | None:
     return lock
 
 
+def locked_or_refuse(directory: Path) -> Lock:
+    locked = load(directory)
+    if locked is None:
+        raise LockError(
+            f"patches/{directory.name}/{NAME}: missing",
+            expected="the hashes of the wheel, the patches and the files",
+            next=f"python3 scripts/vendor.py refresh {directory.name}",
+        )
+    return locked
+
+
+def same_files(lock: Lock, upstream: Upstream) -> bool:
+    """Whether the directory could serve the release too."""
+    return hashes(upstream.files) == {name: file["upstream"] for name, file in lock.files.items()}
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -51,7 +51,7 @@ def read(directory: Path) -> list[Patch]:
             expected="the names of the patch files, one a line (it may be empty)",
             next=f"git checkout -- {_short(series)}",
         )
-    lines = (line.split("#")[0].strip() for line in _lines(_text(series)))
+    lines = (line.split("#")[0].strip() for line in split_lines(_text(series)))
     names = [line for line in lines if line]
     present = sorted(path.name for path in directory.glob("*.patch"))
     if sorted(names) != present:
@@ -67,9 +67,9 @@ def read(directory: Path) -> list[Patch]:
 def apply(patch: Patch, texts: dict[str, str]) -> dict[str, str]:
     """Return the texts with the patch applied."""
     result = dict(texts)
-    for name, edits in _edits(patch, texts).items():
-        lines = _lines(texts[name])
-        for edit in reversed(edits):
+    for name, found in edits(patch, texts).items():
+        lines = split_lines(texts[name])
+        for edit in reversed(found):
             lines[edit.start : edit.stop] = edit.new
         result[name] = "".join(lines)
     if result == texts:
@@ -83,10 +83,15 @@ def unified(patch: Patch, texts: dict[str, str], context: int) -> str:
     Made from the patch's own hunks. A new diff of before and after can quote much
     more than has changed: difflib's are not minimal.
     """
+    return render(edits(patch, texts), texts, context)
+
+
+def render(changes: dict[str, list[Edit]], texts: dict[str, str], context: int) -> str:
+    """The edits as a unified diff."""
     diff = []
-    for name, edits in sorted(_edits(patch, texts).items()):
+    for name, found in sorted(changes.items()):
         diff += [f"--- a/{name}\n", f"+++ b/{name}\n"]
-        diff += _hunks(_lines(texts[name]), edits, context)
+        diff += _hunks(split_lines(texts[name]), found, context)
     return "".join(diff)
 
 
@@ -122,7 +127,7 @@ def _parse(patch: Patch) -> PatchSet:
     # unidiff takes lines that it does not know for remarks, so count: a hunk
     # with a damaged head must not be skipped.
     understood = sum(2 + sum(1 + len(hunk) for hunk in file) for file in files)
-    lines = _lines(patch.diff)
+    lines = split_lines(patch.diff)
     git = sum(line.startswith(("diff --git ", "index ")) for line in lines)
     if not files or understood + git != len(lines):
         raise _refused(
@@ -136,7 +141,7 @@ def _parse(patch: Patch) -> PatchSet:
     return files
 
 
-def _edits(patch: Patch, texts: dict[str, str]) -> dict[str, list[Edit]]:
+def edits(patch: Patch, texts: dict[str, str]) -> dict[str, list[Edit]]:
     """What the patch does to each file, once it is sure that it applies exactly."""
     result: dict[str, list[Edit]] = {}
     for file in _parse(patch):
@@ -157,7 +162,7 @@ def _edits(patch: Patch, texts: dict[str, str]) -> dict[str, list[Edit]]:
             )
         if name in result:
             raise _refused(patch, f"names {name} twice")
-        lines = _lines(texts[name])
+        lines = split_lines(texts[name])
         done = 0
         result[name] = []
         for hunk in file:
@@ -251,7 +256,7 @@ def _text(path: Path) -> str:
         raise PatchError(f"{_short(path)}: not UTF-8", found=str(error)) from error
 
 
-def _lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """Split at newlines only: str.splitlines() also splits at form feeds."""
     return list(io.StringIO(text))
 

@@ -110,9 +110,12 @@ def _sdist_release() -> str | None:
 
 
 def _refused(problem: str, text: str) -> ReleaseError:
+    names = list(supported())
+    # A hundred would hide the rest of the message.
+    several = ", ".join(names) if len(names) < 10 else f"{len(names)}, {names[0]} to {names[-1]}"
     return ReleaseError(
         problem,
-        expected=f"one of {', '.join(supported())}",
+        expected=f"one of {several}",
         found=text,
         next="python3 scripts/vendor.py status   (lists the releases)",
     )
