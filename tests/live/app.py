@@ -15,6 +15,7 @@ A request may ask for what is done around Django, with the header `X-Around`: se
 
 import asyncio
 import gc
+import inspect
 import io
 import json
 import os
@@ -29,6 +30,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
+from sentry_sdk.tracing import Span
 
 INTEGRATION = os.environ["INTEGRATION"]
 STREAMED_SPANS = os.environ.get("LIFECYCLE") == "stream"
@@ -61,7 +63,9 @@ def span(name):
     """A span, in either lifecycle."""
     if STREAMED_SPANS:
         return sentry_sdk.traces.start_span(name=name)
-    return sentry_sdk.start_span(op="test", name=name)
+    # Up to 2.14 a span had no name, only a description.
+    key = "name" if "name" in inspect.signature(Span).parameters else "description"
+    return sentry_sdk.start_span(op="test", **{key: name})
 
 
 # -- gates: a generator that waits for the test

@@ -1,18 +1,23 @@
 """The test's side of a request: the server that it plays, and the ingest that it reads."""
 
+import inspect
 import threading
 import time
 from io import BytesIO
 
 import sentry_relay
 import sentry_sdk
+import vendored_integration._vendor.wsgi
 from sentry_relay.processing import StoreNormalizer
-from sentry_sdk.consts import VERSION
+from sentry_sdk.tracing import Span
 from sentry_sdk.transport import Transport
 
 from sink import parse_envelope
 
-HAS_STREAM_LIFECYCLE = tuple(map(int, VERSION.split(".")[:2])) >= (2, 75)
+# Releases have it before their WSGI middleware has.
+HAS_STREAM_LIFECYCLE = hasattr(vendored_integration._vendor.wsgi, "has_span_streaming_enabled")
+# Up to 2.14 a span had no name, only a description.
+_NAME = "name" if "name" in inspect.signature(Span).parameters else "description"
 LIFECYCLES = ["static", "stream"] if HAS_STREAM_LIFECYCLE else ["static"]
 
 
@@ -21,7 +26,7 @@ def start_span(name):
     experiments = sentry_sdk.get_client().options["_experiments"] or {}
     if experiments.get("trace_lifecycle") == "stream":
         return sentry_sdk.traces.start_span(name=name)
-    return sentry_sdk.start_span(op="test", name=name)
+    return sentry_sdk.start_span(op="test", **{_NAME: name})
 
 
 class Received(Transport):

@@ -41,7 +41,7 @@ def options_of_integration() -> Options:
 
 def root_span() -> Any:
     """Return the transaction or segment of the running context, or ``None``."""
-    span: Any = sentry_sdk.get_current_scope()._span
+    span: Any = sentry_sdk.Scope.get_current_scope()._span
     if span is None:
         return None
     segment = getattr(span, "_segment", None)
@@ -69,7 +69,7 @@ def finish_early(span: Any) -> None:
     by the SDK. Until then the span stays current, so that errors and outgoing
     requests of the rest of the body still belong to its trace.
     """
-    scope = sentry_sdk.get_current_scope()
+    scope = sentry_sdk.Scope.get_current_scope()
     current = scope._span
     entered = getattr(span, "_context_manager_state", None)
     try:
@@ -91,7 +91,7 @@ def capture_exception(span: Any) -> None:
     """
     from vendored_integration._vendor.wsgi import _capture_exception
 
-    scope = sentry_sdk.get_current_scope()
+    scope = sentry_sdk.Scope.get_current_scope()
     current = scope._span
     if current is None:
         scope._span = span
