@@ -30,6 +30,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
+from sentry_sdk.integrations.django import DjangoIntegration as Stock
 from sentry_sdk.tracing import Span
 
 INTEGRATION = os.environ["INTEGRATION"]
@@ -37,8 +38,10 @@ STREAMED_SPANS = os.environ.get("LIFECYCLE") == "stream"
 
 
 def start_sentry():
-    # HEAD is not captured unless asked for.
-    options = {"http_methods_to_capture": ("GET", "HEAD", "POST")}
+    # HEAD is not captured unless asked for; up to 2.14 every method is.
+    options = {}
+    if "http_methods_to_capture" in inspect.signature(Stock).parameters:
+        options["http_methods_to_capture"] = ("GET", "HEAD", "POST")
     if INTEGRATION == "ours":
         from vendored_integration import DjangoIntegration
 

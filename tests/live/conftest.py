@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running import Live
 from sentry_sdk.consts import VERSION
-from sentry_sdk.integrations import wsgi
+from sentry_sdk.integrations import django
 from servers import SERVERS, missing
 
 # The lifecycles differ in the SDK's own code, not in the server's: one server of each kind.
@@ -37,8 +37,8 @@ def _live(
     reason = missing(server)
     if reason:
         pytest.skip(reason)
-    if lifecycle == "stream" and not hasattr(wsgi, "has_span_streaming_enabled"):
-        pytest.skip(f"sentry-sdk {VERSION} has no stream lifecycle under WSGI")
+    if lifecycle == "stream" and not hasattr(django, "has_span_streaming_enabled"):
+        pytest.skip(f"sentry-sdk {VERSION} has no stream lifecycle for Django")
     live = Live(server, lifecycle, tmp_path_factory)
     yield live
     live.stop()

@@ -7,17 +7,24 @@ from io import BytesIO
 
 import sentry_relay
 import sentry_sdk
-import vendored_integration._vendor.wsgi
+import vendored_integration._vendor.django
 from sentry_relay.processing import StoreNormalizer
 from sentry_sdk.tracing import Span
 from sentry_sdk.transport import Transport
 
 from sink import parse_envelope
 
-# Releases have it before their WSGI middleware has.
-HAS_STREAM_LIFECYCLE = hasattr(vendored_integration._vendor.wsgi, "has_span_streaming_enabled")
+# Releases have it before their Django integration has.
+HAS_STREAM_LIFECYCLE = hasattr(vendored_integration._vendor.django, "has_span_streaming_enabled")
 # Up to 2.14 a span had no name, only a description.
 _NAME = "name" if "name" in inspect.signature(Span).parameters else "description"
+# Up to 2.14 every method is traced.
+TRACE_HEAD = (
+    {"http_methods_to_capture": ("GET", "HEAD")}
+    if "http_methods_to_capture"
+    in inspect.signature(vendored_integration._vendor.django.DjangoIntegration).parameters
+    else {}
+)
 LIFECYCLES = ["static", "stream"] if HAS_STREAM_LIFECYCLE else ["static"]
 
 
@@ -128,7 +135,8 @@ class Root:
         return cls(
             event["transaction"],
             trace.get("status"),
-            trace.get("data", {}),
+            # Up to 2.5 the SDK sends no data of a transaction.
+            trace.get("data", event["contexts"].get("http.response.stream", {})),
             trace["trace_id"],
             trace["span_id"],
             event["start_timestamp"],

@@ -5,10 +5,12 @@ In the static lifecycle the root of a request is a ``Transaction``: ``set_data``
 (the segment): ``set_attribute``, and only ``ok`` or ``error`` as a status.
 """
 
+import functools
 from contextvars import Context
 from typing import Any, Dict, Optional
 
 import sentry_sdk
+from sentry_sdk.tracing import Span
 from sentry_sdk.utils import capture_internal_exceptions
 
 from .frames import hidden
@@ -48,6 +50,14 @@ def root_span() -> Any:
     return segment if segment is not None else span.containing_transaction
 
 
+@functools.lru_cache(maxsize=None)
+def _sends_data() -> bool:
+    """Whether the SDK sends a transaction's data; up to 2.5 it keeps them to itself."""
+    span = Span()
+    span.set_data("probe", True)
+    return "data" in span.get_trace_context()
+
+
 def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
     """Put the data of a streaming response, and its status, on its root span."""
     if not span.sampled:
@@ -55,8 +65,11 @@ def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
     if hasattr(span, "set_attributes"):
         span.set_attributes(data)
         return
-    for key, value in data.items():
-        span.set_data(key, value)
+    if _sends_data():
+        for key, value in data.items():
+            span.set_data(key, value)
+    else:
+        span.set_context("http.response.stream", data)
     status = STATUS_BY_OUTCOME.get(outcome)
     if status is not None:
         span.set_status(status)
