@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Callable, Sequence
@@ -55,25 +56,31 @@ def check(args: argparse.Namespace) -> int:
     problems = []
     if present and made_for not in releases.supported():
         problems.append(f"{_short(OUT)}/__init__.py: names no supported release")
-    for release in _chosen(args.releases):
+    supported = releases.supported()
+    chosen = _chosen(args.releases)
+    for directory in dict.fromkeys(supported[release] for release in chosen):
         try:
-            files = pipeline.vendor(release, pipeline.upstream(release))
-            texts = refreshed(releases.supported()[release])
+            # Looks at all the releases that the directory serves.
+            for path in changed(refreshed(directory)):
+                problems.append(f"{_short(path)}: differs from what refresh would write")
         except MismatchError as error:
-            problems.append(f"sentry-sdk {release}: {error}")
-            continue
-        for path in changed(texts):
-            problems.append(f"{_short(path)}: differs from what refresh would write")
-        for name, data in files.items():
+            problems.append(f"{_short(directory)}: {error}")
+        for release in (name for name in chosen if supported[name] == directory):
             try:
-                compile(data, name, "exec", dont_inherit=True)
-            except SyntaxError as error:
-                problems.append(f"sentry-sdk {release}: {name}: {error}")
-        if release == made_for:
-            for line in lock.differences(lock.hashes(files), lock.hashes(present)):
-                problems.append(f"{_short(OUT)}/{line}")
-        print(f"sentry-sdk {release}: checked")
-    for problem in problems:
+                files = pipeline.vendor(release, pipeline.upstream(release))
+            except MismatchError as error:
+                problems.append(f"sentry-sdk {release}: {error}")
+                continue
+            for name, data in files.items():
+                try:
+                    compile(data, name, "exec", dont_inherit=True)
+                except SyntaxError as error:
+                    problems.append(f"sentry-sdk {release}: {name}: {error}")
+            if release == made_for:
+                for line in lock.differences(lock.hashes(files), lock.hashes(present)):
+                    problems.append(f"{_short(OUT)}/{line}")
+            print(f"sentry-sdk {release}: checked", flush=True)
+    for problem in dict.fromkeys(problems):
         print(problem)
     if problems:
         print(
@@ -293,6 +300,47 @@ def status(args: argparse.Namespace) -> int:
     return 0
 
 
+def wheels(args: argparse.Namespace) -> int:
+    """Build the releases' wheels into dist/.
+
+    A wheel that is there already and whose sources are still the same is left as it
+    is, so a run that was broken off goes on where it stopped. With --rebuild it is
+    built again, and has to come out with the same bytes. A release that fails does
+    not stop the others. Needs `build` and `rich`.
+
+    Exit status: 0 all built, 1 some have failed, 2 an error.
+    """
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from pipeline.wheels import Builder
+    except ModuleNotFoundError as error:
+        raise PipelineError(str(error), next="python3 -m pip install build rich") from error
+    if args.all == bool(args.releases):
+        raise ReleaseError("which releases?", expected="RELEASE..., or --all for every one")
+    chosen = _chosen(args.releases)
+    failed = {}
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Builder(args.out.resolve()) as builder, Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for release in chosen:
+            progress.update(task, description=f"sentry-sdk {release}")
+            try:
+                if args.rebuild or not builder.up_to_date(release):
+                    wheel = builder.build(release)
+                    progress.console.print(f"{wheel.name}: built", soft_wrap=True, highlight=False)
+            except (PipelineError, OSError, zipfile.BadZipFile) as error:
+                failed[release] = str(error)
+            progress.advance(task)
+    for message in failed.values():
+        print(message)
+    print(f"{args.out}: {len(chosen) - len(failed)} of {len(chosen)} wheels")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+        print(f"next: python3 scripts/vendor.py wheels {' '.join(failed)}")
+    return 1 if failed else 0
+
+
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
@@ -370,7 +418,7 @@ def _parser() -> argparse.ArgumentParser:
         help="lines of context (default: 3)",
     )
     parser_port = command(port)
-    parser_port.add_argument("releases", metavar="OLD NEW", nargs="*", help="the two releases")
+    parser_port.add_argument("releases", metavar="RELEASE", nargs="*", help="OLD NEW")
     parser_port.add_argument(
         "--from-nearest",
         action="store_true",
@@ -393,6 +441,15 @@ def _parser() -> argparse.ArgumentParser:
     readme.add_argument("--write", action="store_true", help="put the table into README.md")
     readme.add_argument("--check", action="store_true", help="exit 1 if README.md has another")
     command(status)
+    parser_wheels = command(wheels)
+    parser_wheels.add_argument("releases", metavar="RELEASE", nargs="*")
+    parser_wheels.add_argument("--all", action="store_true", help="every supported release")
+    parser_wheels.add_argument(
+        "--out", metavar="DIR", type=Path, default=releases.ROOT / "dist", help="default: dist/"
+    )
+    parser_wheels.add_argument(
+        "--rebuild", action="store_true", help="also what is up to date; compare the bytes"
+    )
     return parser
 
 

@@ -46,3 +46,7 @@ class LockError(PipelineError):
 
 class PortError(PipelineError):
     """A port cannot begin, or cannot go on."""
+
+
+class BuildError(PipelineError):
+    """A wheel could not be built, or is not the same as before."""

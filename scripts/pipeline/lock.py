@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import LockError, MismatchError
 from .extract import Upstream
@@ -40,8 +41,12 @@ class Lock:
 
     def dump(self) -> str:
         """The one text that says this; never depends on the order of insertion."""
-        content = {"format": FORMAT, **asdict(self)}
-        del content["directory"]
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "releases": self.releases,
+            "patches": self.patches,
+            "files": self.files,
+        }
         content["digest"] = sha256(json.dumps(content, sort_keys=True).encode())
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 

@@ -36,11 +36,14 @@ def supported() -> dict[str, Path]:
     directory, that its lock lists.
     """
     serves: dict[str, Path] = {}
-    for directory in directories():
+    found = directories()
+    for directory, next_one in zip(found, [*found[1:], None]):
         locked = lock.load(directory)
         names = [directory.name] if locked is None else list(locked.releases)
+        first, end = Version(directory.name), Version(next_one.name) if next_one else None
         for name in sorted(names, key=Version):
-            if nearest(name) != directory or (locked and directory.name not in names):
+            inside = first <= Version(name) and (end is None or Version(name) < end)
+            if not inside or directory.name not in names:
                 raise LockError(
                     f"patches/{directory.name}/{lock.NAME}: cannot serve {name}",
                     expected=f"{directory.name} and later ones, up to the next directory",

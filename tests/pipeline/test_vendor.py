@@ -294,7 +294,7 @@ def test_help_names_every_command(project: Project) -> None:
     output = project.vendor("--help")
     for command in ("build", "check", "refresh", "diff", "port", "replay", "status"):
         assert f"\n  {command} " in f"\n{output}".replace("    ", "  ")
-        assert "RELEASE" in project.vendor(command, "--help") or command in ("replay", "status")
+        assert "usage" in project.vendor(command, "--help")
 
 
 def test_plain_machine(project: Project) -> None:
