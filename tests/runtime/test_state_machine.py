@@ -104,7 +104,7 @@ class ResponseMachine(RuleBasedStateMachine):
             _experiments=experiments,
         )
         self.body = Body()
-        self.outside = sentry_sdk.get_isolation_scope()
+        self.outside = sentry_sdk.Scope.get_isolation_scope()
         self.django = django
         # (the application must not know the machine, which holds the response)
         self.response = Exchange(application(self.body, django)).response
@@ -276,7 +276,7 @@ class ResponseMachine(RuleBasedStateMachine):
     def no_context_is_left_entered(self):
         if self.sentry is None:
             return
-        assert sentry_sdk.get_isolation_scope() is self.outside
+        assert sentry_sdk.Scope.get_isolation_scope() is self.outside
         # (what ends on a worker leaves its context a moment after it has sent)
         for context in (self.record._context, self.record.step_context):
             self.sentry.wait_for(lambda context=context: can_be_entered(context))
