@@ -185,8 +185,8 @@ def port(args: argparse.Namespace) -> int:
 
 
 def _port(old: str, new: str) -> int:
-    print(f"sentry-sdk {old} -> {new}", flush=True)
     found = porting.port(old, new)
+    print(f"sentry-sdk {old} -> {new}", flush=True)
     if isinstance(found, Merge):
         return _ported(new, found)
     print(f"  same sources as {found.name}\n{_short(found)}/{lock.NAME}: written")

@@ -10,7 +10,7 @@ from typing import Iterator
 from packaging.version import Version
 
 from . import emit, extract, lock, patchqueue, releases, rewrite, upstream, vendor
-from .errors import PortError, ReleaseError
+from .errors import PortError, ReleaseError, RewriteError
 from .extract import Upstream
 from .fetch import fetch
 from .git import Repository
@@ -42,12 +42,11 @@ def port(old: str, new: str) -> Path | Merge:
     directory = releases.supported()[old]
     before = upstream(old)
     vendor(old, before)  # checks the lock, and that the patches apply
-    merge = Merge.begin(
-        patchqueue.read(directory),
-        rewrite.rewrite(before.files),
-        rewrite.rewrite(found.files),
-        new,
-    )
+    try:
+        texts = rewrite.rewrite(found.files)
+    except RewriteError as error:
+        raise RewriteError(f"sentry-sdk {new}: {error}") from error
+    merge = Merge.begin(patchqueue.read(directory), rewrite.rewrite(before.files), texts, new)
     return _go_on(merge, old, new, directory)
 
 
