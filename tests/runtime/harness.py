@@ -90,7 +90,10 @@ class Received(Transport):
     def roots(self):
         """The requests seen, in either lifecycle: name, status, data, trace and children."""
         return [Root.of_transaction(event) for event in self.transactions()] + [
-            Root.of_segment(span, self.spans()) for span in self.spans() if span["is_segment"]
+            Root.of_segment(span, self.spans())
+            for span in self.spans()
+            # Up to 2.74 a signal receiver that runs in no request is a segment of its own.
+            if span["is_segment"] and span["attributes"].get("sentry.op") != "event.django"
         ]
 
     def root(self, timeout=10.0):

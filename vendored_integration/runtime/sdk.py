@@ -47,7 +47,8 @@ def root_span() -> Any:
     if span is None:
         return None
     segment = getattr(span, "_segment", None)
-    return segment if segment is not None else span.containing_transaction
+    # Up to 2.65 an unsampled span of the stream lifecycle has neither.
+    return segment if segment is not None else getattr(span, "containing_transaction", None)
 
 
 @functools.lru_cache(maxsize=None)
