@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Mapping, Sequence
 
-from build import ProjectBuilder
+from build import BuildBackendException, ProjectBuilder
 
 from . import lock, releases
 from .errors import BuildError
@@ -85,7 +85,13 @@ class Builder:
         with zipfile.ZipFile(fetch(release, locked)) as archive:
             archive.extractall(sdk)
         with tempfile.TemporaryDirectory(dir=self._directory) as fresh:
-            built = Path(self._backend(release, sdk).build("wheel", fresh))
+            try:
+                built = Path(self._backend(release, sdk).build("wheel", fresh))
+            except BuildBackendException as error:
+                # It wraps what `run` below raises.
+                if isinstance(error.exception, BuildError):
+                    raise error.exception from None
+                raise BuildError(f"sentry-sdk {release}: no wheel", found=str(error)) from error
             return self._keep(release, built)
 
     def _keep(self, release: str, built: Path) -> Path:
