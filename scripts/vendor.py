@@ -3,9 +3,10 @@
 
 Needs `packaging` and `unidiff`; the SDK's wheels come through pip and are kept in
 .cache/wheels (VENDOR_CACHE names another directory). RELEASE is an exact release
-of sentry-sdk.
+of sentry-sdk. CONTRIBUTING.md shows which command comes when.
 
-Exit status: 0 all right, 1 `check` has found a difference, 2 an error.
+Exit status: 0 all right, 1 there is something to mend (`check` has found a
+difference, `port` a conflict, `wheels` has failed for a release), 2 an error.
 """
 
 from __future__ import annotations
