@@ -253,17 +253,21 @@ def _summary(steps: list[porting.Step]) -> str:
         (BY_HAND, f"somebody had to edit: {', '.join(hands) or 'nowhere'}"),
     ]
     done = len(steps) - len(hands)
+    changing = [step for step in steps if step.status != porting.SAME]
+    ported = len(changing) - len(hands)
     lines = [
         f"| {steps[0].old} to {steps[-1].new} | steps | share | |",
         "|---|---:|---:|---|",
         *(f"| {name} | {counts[name]} | {_share(counts[name], steps)} | {t} |" for name, t in rows),
         f"| **without a hand** | **{done}** | **{_share(done, steps)}** | of {len(steps)} |",
+        f"| not counting same sources | {ported} | {_share(ported, changing)} "
+        f"| of {len(changing)} |",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _share(count: int, steps: list[porting.Step]) -> str:
-    return f"{100 * count / len(steps):.1f} %"
+    return f"{100 * count / len(steps):.1f} %" if steps else "-"
 
 
 def status(args: argparse.Namespace) -> int:
