@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import pipeline  # noqa: E402
-from pipeline import releases  # noqa: E402
+from pipeline import releases, sbom  # noqa: E402
 
 PACKAGE = "vendored_integration"
 README = ROOT / "README.md"
@@ -34,11 +34,14 @@ class build_py(_build_py):
 
 
 class bdist_wheel(_bdist_wheel):
-    """Gives the wheel's files the same modes whatever the umask."""
+    """Adds the SBOM, and gives the wheel's files the same modes whatever the umask."""
 
-    def write_wheelfile(self, *args, **kwargs):
-        super().write_wheelfile(*args, **kwargs)
-        # The last step before the archive is written.
+    def write_wheelfile(self, dist_info, *args, **kwargs):
+        super().write_wheelfile(dist_info, *args, **kwargs)
+        # The last step before the archive is written, for an editable one as well.
+        path = Path(dist_info, "sboms", sbom.NAME)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pipeline.sbom_text(RELEASE))
         for path in Path(self.bdist_dir).rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -54,7 +57,7 @@ class sdist(_sdist):
 with tempfile.TemporaryDirectory() as build_base:
     setup(
         name="vendored-integration",
-        version=f"{RELEASE}.{releases.REVISION}",
+        version=releases.version(RELEASE),
         description=(
             "Sentry's Django integration, patched so that a streaming response's "
             "transaction lasts until the response is closed"

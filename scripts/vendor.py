@@ -73,6 +73,8 @@ def check(args: argparse.Namespace) -> int:
                 problems.append(f"sentry-sdk {release}: {error}")
                 continue
             for name, data in files.items():
+                if not name.endswith(".py"):
+                    continue
                 try:
                     compile(data, name, "exec", dont_inherit=True)
                 except SyntaxError as error:

@@ -8,16 +8,32 @@
     sentry_sdk.init(dsn="...", integrations=[DjangoIntegration()])
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
-
-from ._release import __version__, check_sdk
 
 if TYPE_CHECKING:
     from .django import DjangoIntegration, StreamAwareDjangoIntegration
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration", "__version__"]
 
-check_sdk()
+
+def _to_report() -> bool:
+    """Whether this is the import that `python -m vendored_integration` begins with.
+
+    The report has to say what is wrong, so it must not be refused for just that.
+    Python's runpy imports the package before it runs __main__; whatever else imports
+    it is another module.
+    """
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame.f_globals.get("__name__") == "runpy"
+
+
+if not _to_report():
+    from ._release import __version__, check_sdk
+
+    check_sdk()
 
 
 def __getattr__(name: str) -> Any:

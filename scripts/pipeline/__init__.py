@@ -1,8 +1,8 @@
 """From an SDK release to the files of vendored_integration/_vendor/.
 
-The stages, in reading order: fetch, extract, rewrite, patchqueue, lock, emit;
-`releases` says which release, `errors` what is refused. Maintaining patches/:
-refresh, port, merge, git, index. Building all wheels: wheels.
+The stages, in reading order: fetch, extract, rewrite, patchqueue, lock, provenance,
+sbom, emit; `releases` says which release, `errors` what is refused. Maintaining
+patches/: refresh, port, merge, git, index. Building all wheels: wheels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
 
 from pathlib import Path
 
-from . import emit, extract, fetch, lock, patchqueue, releases, rewrite
+from . import emit, extract, fetch, lock, patchqueue, provenance, releases, rewrite, sbom
 from .extract import Upstream
 
 _PACKAGE = '''\
@@ -46,8 +46,23 @@ def vendor(release: str, upstream: Upstream) -> dict[str, bytes]:
         texts = patchqueue.apply(patch, texts)
     files = rewrite.append_tail(texts)
     lock.check_vendored(locked, files)
+    generated = _generated(release)
+    stated = provenance.dump(provenance.statement(release, locked, generated))
+    return {**files, **generated, provenance.NAME: stated}
+
+
+def sbom_text(release: str) -> bytes:
+    """What the wheel carries, as an SBOM; checked against the lock as well."""
+    directory = releases.supported()[release]
+    locked = lock.locked_or_refuse(directory)
+    patches = patchqueue.read(directory)
+    lock.check_patches(locked, patches)
+    return sbom.document(provenance.statement(release, locked, _generated(release)), patches)
+
+
+def _generated(release: str) -> dict[str, bytes]:
     package = _PACKAGE.format(release=release, revision=releases.REVISION)
-    return {**files, "__init__.py": package.encode("utf-8")}
+    return {"__init__.py": package.encode("utf-8")}
 
 
 def upstream(release: str) -> Upstream:

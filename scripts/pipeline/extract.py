@@ -17,6 +17,10 @@ from .errors import FetchError, MismatchError
 
 # The SDK's file name -> the name below _vendor/.
 _VENDORED = re.compile(r"sentry_sdk/integrations/(wsgi\.py|django/\w+\.py)")
+# What the licence has to be: another one may not allow to copy, or ask for more.
+LICENSE_ID = "MIT"
+_LICENSE_TITLE = b"MIT License\n"
+
 # Up to 2.25 the licence lay one level higher.
 _LICENSE = re.compile(r"sentry_sdk-[^/]+\.dist-info/(?:licenses/)?LICENSE")
 
@@ -87,5 +91,12 @@ def _extract(source: str, names: Iterable[str], read: Callable[[str], bytes]) ->
             expected="sentry_sdk/integrations/wsgi.py and django/, and a LICENSE",
             found=", ".join([*files, *(["LICENSE"] if licenses else [])]) or "none of it",
             next="get the SDK anew: pip install --force-reinstall --no-deps sentry-sdk==RELEASE",
+        )
+    if not licenses[0].startswith(_LICENSE_TITLE):
+        raise MismatchError(
+            f"{source}: the licence is another one",
+            expected=_LICENSE_TITLE.decode().strip(),
+            found=licenses[0].decode("utf-8", "replace").strip().split("\n")[0],
+            next="read it; do not build before it is clear that it allows this",
         )
     return Upstream(files, licenses[0])

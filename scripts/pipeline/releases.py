@@ -75,6 +75,11 @@ def parse(text: str) -> str:
     return ".".join(map(str, (*version.release, 0, 0)[: max(3, len(version.release))]))
 
 
+def version(release: str) -> str:
+    """This project's version, for that release."""
+    return f"{release}.{REVISION}"
+
+
 def choose(text: str) -> str:
     """The supported release that the text names."""
     release = parse(text)

@@ -56,7 +56,7 @@ LATER = {
     "django/tasks.py": "TASKS = True\n",
 }
 RELEASES = {"9.0.0": FILES, "9.1.0": LATER}
-LICENSE = "The made-up licence.\n"
+LICENSE = "MIT License\n\nMade up.\n"
 
 HEADER = """\
 Description: Raise the limit

@@ -161,6 +161,7 @@ def test_wheel_holds_the_package_and_nothing_else(project: Project, tmp_path: Pa
         "vendored_integration/_vendor/__init__.py",
         "vendored_integration/_vendor/django/__init__.py",
         "vendored_integration/_vendor/django/asgi.py",
+        "vendored_integration/_vendor/provenance.json",
         "vendored_integration/_vendor/wsgi.py",
         "vendored_integration/py.typed",
         "vendored_integration/runtime/__init__.py",
