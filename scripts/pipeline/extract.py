@@ -92,11 +92,15 @@ def _extract(source: str, names: Iterable[str], read: Callable[[str], bytes]) ->
             found=", ".join([*files, *(["LICENSE"] if licenses else [])]) or "none of it",
             next="get the SDK anew: pip install --force-reinstall --no-deps sentry-sdk==RELEASE",
         )
-    if not licenses[0].startswith(_LICENSE_TITLE):
-        raise MismatchError(
-            f"{source}: the licence is another one",
-            expected=_LICENSE_TITLE.decode().strip(),
-            found=licenses[0].decode("utf-8", "replace").strip().split("\n")[0],
-            next="read it; do not build before it is clear that it allows this",
-        )
     return Upstream(files, licenses[0])
+
+
+def check_license(release: str, upstream: Upstream) -> None:
+    """For a release that is being locked: its lock vouches for it from then on."""
+    if not upstream.license.startswith(_LICENSE_TITLE):
+        raise MismatchError(
+            f"sentry-sdk {release}: the licence is another one",
+            expected=_LICENSE_TITLE.decode().strip(),
+            found=upstream.license.decode("utf-8", "replace").strip().split("\n")[0],
+            next="read it; do not go on before it is clear that it allows this",
+        )

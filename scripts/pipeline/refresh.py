@@ -28,6 +28,7 @@ def refreshed(directory: Path, added: Iterable[str] = ()) -> dict[Path, str]:
         upstream = extract.from_wheel(wheel)
         if known:
             lock.check_upstream(known, release, upstream)
+        extract.check_license(release, upstream)
         upstreams[release] = upstream
         wheels[release] = {
             "wheel": wheel.name,

@@ -119,6 +119,40 @@ def test_tampered_file_of_the_installed_sdk(project: Project, name: str, tmp_pat
     assert not list(tmp_path.glob("*.whl"))
 
 
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize("at", [0, 0.5, 1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patches/9.1.0/limit.patch",
+        "patches/9.1.0/lock.json",
+        "site-9.1.0/sentry_sdk/integrations/wsgi.py",
+        "site-9.1.0/sentry_sdk/integrations/django/__init__.py",
+        "site-9.1.0/sentry_sdk-9.1.0.dist-info/licenses/LICENSE",
+    ],
+)
+def test_one_tampered_byte(
+    project: Project, kind: str, at: float, name: str, tmp_path: Path
+) -> None:
+    """First, middle or last, of whatever the build reads: nothing is built."""
+    site = sdk.install(project.root.parent / "site-9.1.0", "9.1.0", sdk.LATER)
+    path = (project.root if name.startswith("patches") else site.parent) / name
+    data = bytearray(path.read_bytes())
+    data[int(at * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    env = {"PYTHONPATH": os.pathsep.join([str(project.path("scripts")), str(site)])}
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", HOOK, f"build_{kind}", str(tmp_path / "out")]
+    output = project.run(*command, status=1, **env)
+    # setuptools may have said what it was doing before
+    error = output[output.rindex("error: ") :]
+    assert "Traceback" not in output
+    assert path.relative_to(path.parents[1]).as_posix() in error or f"{path.name}: " in error
+    assert "next: " in error
+    assert not list((tmp_path / "out").iterdir())
+    assert not project.path("vendored_integration/_vendor").exists()
+
+
 @pytest.mark.parametrize("name", ["wsgi.py", "django/asgi.py"])
 def test_file_of_the_installed_sdk_that_is_gone(
     project: Project, name: str, tmp_path: Path

@@ -1,0 +1,244 @@
+"""What a build carries: as data, as an SBOM, and as `python -m vendored_integration` says."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import sdk
+from conftest import CHECKOUT, Project
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from test_backend import build, hook, texts
+
+VENDOR = "vendored_integration/_vendor"
+PACKAGE = ["__init__.py", "__main__.py", "_provenance.py", "_release.py"]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def provenance(project: Project) -> Dict[str, Any]:
+    content: Dict[str, Any] = json.loads(project.vendored("provenance.json"))
+    return content
+
+
+def test_statement_names_each_thing_and_its_hash(project: Project) -> None:
+    project.vendor("build", "9.0.0")
+    stated = provenance(project)
+    wheel = next(project.wheels.glob("*-9.0.0-*"))
+    assert stated["package"]["version"] == "9.0.0.1"
+    assert stated["upstream"] == {
+        "name": "sentry-sdk",
+        "version": "9.0.0",
+        "wheel": wheel.name,
+        "sha256": sha256(wheel.read_bytes()),
+        "license": "MIT",
+        "license_sha256": sha256(sdk.LICENSE.encode()),
+    }
+    patch = project.path("patches/9.0.0/limit.patch").read_bytes()
+    assert stated["directory"] == "patches/9.0.0"
+    assert stated["patches"] == [{"name": "limit.patch", "sha256": sha256(patch)}]
+    files = stated["files"]
+    assert {name for name in files if "upstream" in files[name]} == set(sdk.FILES)
+    for name, text in sdk.FILES.items():
+        assert files[name]["upstream"] == sha256(text.encode())
+    for name, hashes in files.items():
+        assert hashes["vendored"] == sha256(project.path(f"{VENDOR}/{name}").read_bytes())
+    present = {
+        p.relative_to(project.path(VENDOR)).as_posix() for p in project.path(VENDOR).rglob("*.*")
+    }
+    assert present == {*files, "provenance.json"}
+
+
+def test_release_that_an_earlier_directory_serves(project: Project) -> None:
+    """Its own wheel, the directory's patches."""
+    project.release("9.0.5", sdk.FILES)
+    project.vendor("refresh", "--add", "9.0.5")
+    project.vendor("build", "9.0.5")
+    stated = provenance(project)
+    assert stated["upstream"]["wheel"].startswith("sentry_sdk-9.0.5-")
+    assert stated["directory"] == "patches/9.0.0"
+
+
+def test_check_compares_the_statement(project: Project) -> None:
+    project.vendor("build", "9.0.0")
+    project.replace(f"{VENDOR}/provenance.json", '"MIT"', '"MIX"')
+    assert "provenance.json: expected" in project.vendor("check", status=1)
+
+
+def test_other_licence_is_refused(project: Project) -> None:
+    sdk.wheel(project.wheels, "9.2.0", sdk.FILES, license="Another License\n")
+    project.patches("9.2.0")
+    output = project.refused("refresh", "9.2.0")
+    assert "the licence is another one" in output
+    assert "found: Another License" in output
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_sbom_is_valid_and_says_the_same(project: Project, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    output = hook(project, f"build_{kind}", str(tmp_path / "out"), installed="9.1.0")
+    files = texts(tmp_path / "out" / output.split()[-1])
+    text = files["vendored_integration-9.1.0.1.dist-info/sboms/vendored-integration.cdx.json"]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+    project.vendor("build", "9.1.0")
+    stated = provenance(project)
+    sbom = json.loads(text)
+    assert not {"timestamp", "serialNumber"} & {*sbom, *sbom["metadata"]}
+    main = sbom["metadata"]["component"]
+    assert main["purl"] == "pkg:pypi/vendored-integration@9.1.0.1"
+    [vendored] = sbom["components"]
+    assert vendored["purl"] == "pkg:pypi/sentry-sdk@9.1.0"
+    assert vendored["licenses"] == main["licenses"] == [{"license": {"id": "MIT"}}]
+    assert {one["name"]: one["hashes"][0]["content"] for one in vendored["components"]} == {
+        f"{VENDOR}/{name}": hashes["vendored"]
+        for name, hashes in stated["files"].items()
+        if "upstream" in hashes
+    }
+    [ancestor] = vendored["pedigree"]["ancestors"]
+    assert ancestor["purl"] == vendored["purl"]
+    assert ancestor["hashes"] == [{"alg": "SHA-256", "content": stated["upstream"]["sha256"]}]
+    assert {one["name"]: one["hashes"][0]["content"] for one in ancestor["components"]} == {
+        f"sentry_sdk/integrations/{name}": sha256(text.encode()) for name, text in sdk.LATER.items()
+    }
+    [patch] = vendored["pedigree"]["patches"]
+    assert patch["diff"]["url"] == "patches/9.1.0/limit.patch"
+    assert patch["diff"]["text"]["content"] == project.text("patches/9.1.0/limit.patch")
+
+
+def test_sbom_of_a_release_without_patches(project: Project, tmp_path: Path) -> None:
+    project.path("patches/9.1.0/limit.patch").unlink()
+    project.patches("9.1.0")
+    project.vendor("refresh", "9.1.0")
+    files = texts(build(project, tmp_path / "out", "9.1.0"))
+    [text] = [text for name, text in files.items() if "/sboms/" in name]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+
+@pytest.fixture
+def package(project: Project) -> Project:
+    """The package's own first modules, and 9.1.0 vendored."""
+    for name in PACKAGE:
+        shutil.copy(
+            CHECKOUT / "vendored_integration" / name, project.path("vendored_integration") / name
+        )
+    project.vendor("build", "9.1.0")
+    return project
+
+
+def report(project: Project, *args: str, installed: str = "9.1.0", status: int = 0) -> str:
+    """The made-up SDK raises an error when it is imported, which need not be."""
+    env = {}
+    if installed:
+        site = project.root.parent / f"site-{installed}"
+        env["PYTHONPATH"] = str(sdk.install(site, installed, sdk.RELEASES[installed]))
+    # -S: nothing else is installed
+    command = [sys.executable, "-W", "error", "-S", "-m", "vendored_integration", *args]
+    output = project.run(*command, status=status, **env)
+    assert "Traceback" not in output
+    return output
+
+
+def test_report(package: Project) -> None:
+    output = report(package)
+    lines = output.splitlines()
+    assert lines[0].split(maxsplit=1)[1] == "9.1.0.1, built for sentry-sdk 9.1.0"
+    assert lines[-1] == "ok"
+    assert "Django                not installed" in lines
+    stated = provenance(package)
+    assert f"  {stated['upstream']['sha256']}  {stated['upstream']['wheel']}" in lines
+    assert f"  {stated['patches'][0]['sha256']}  limit.patch" in lines
+    for name, hashes in stated["files"].items():
+        assert f"  {hashes['vendored']}  {name}  ok" in lines
+
+
+def test_report_for_machines(package: Project) -> None:
+    found = json.loads(report(package, "--json"))
+    assert found["ok"] is True
+    assert found["problems"] == []
+    assert found["differences"] == {}
+    assert found["provenance"] == provenance(package)
+    assert found["installed"] == {
+        "vendored-integration": "9.1.0.1",
+        "sentry-sdk": "9.1.0",
+        "Django": None,
+        "Python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        ("9.0.0", ["sentry-sdk 9.0.0 is installed", '"vendored-integration==9.0.0.*"']),
+        ("", ["no sentry-sdk is installed"]),
+    ],
+)
+def test_report_with_another_sdk(package: Project, installed: str, words: list) -> None:
+    """Importing the package is refused then; saying so must not be."""
+    output = report(package, installed=installed, status=1)
+    last = output.splitlines()[-1]
+    assert last.startswith("problem: this build is for sentry-sdk 9.1.0, but ")
+    assert '"sentry-sdk==9.1.0"' in last
+    assert all(word in last for word in words)
+    found = json.loads(report(package, "--json", installed=installed, status=1))
+    assert (found["ok"], found["differences"]) == (False, {})
+
+
+@pytest.mark.parametrize("importer", ["run", "__main__"])
+def test_only_the_report_gets_in(package: Project, importer: str) -> None:
+    """Not another package that `python -m` runs, which imports this one."""
+    package.write("sentry_sdk/consts.py", 'VERSION = "9.0.0"\n')
+    package.write("sentry_sdk/__init__.py", "")
+    package.write("application/__init__.py", "")
+    package.write(f"application/{importer}.py", "")
+    where = "application" if importer == "__main__" else f"application.{importer}"
+    package.run(sys.executable, "-m", where)
+    for name in ("application/__init__.py", f"application/{importer}.py"):
+        package.write("application/__init__.py", "")
+        package.write(name, "import vendored_integration\n")
+        output = package.run(sys.executable, "-m", where, status=1)
+        assert "ImportError: vendored-integration 9.1.0.1 was built for" in output
+
+
+def test_report_names_each_file_that_differs(package: Project) -> None:
+    """One byte is enough."""
+    package.replace(f"{VENDOR}/wsgi.py", "LIMIT = 2", "LIMIT = 3")
+    package.path(f"{VENDOR}/django/tasks.py").unlink()
+    package.write(f"{VENDOR}/django/extra.py", "")
+    package.write(f"{VENDOR}/__pycache__/wsgi.cpython-38.pyc", "")
+    output = report(package, status=1)
+    assert "  wsgi.py: expected " in output
+    assert "  django/tasks.py: missing" in output
+    assert "  django/extra.py: extra" in output
+    assert "django/asgi.py  ok\n" in output
+    last = output.splitlines()[-1]
+    assert last.startswith("problem: 3 vendored files are not as they were built")
+    assert "vendored-integration==9.1.0.1" in last
+    found = json.loads(report(package, "--json", status=1))
+    assert sorted(found["differences"]) == ["django/extra.py", "django/tasks.py", "wsgi.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [(None, "missing"), ("{", "damaged"), ("[]", "damaged"), ('{"format": 9}', "format 1")],
+)
+def test_report_without_a_statement(package: Project, text: str, word: str) -> None:
+    path = package.path(f"{VENDOR}/provenance.json")
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    last = report(package, status=1).splitlines()[-1]
+    assert last.startswith("problem: vendored_integration/_vendor/provenance.json: ")
+    assert word in last
+    assert json.loads(report(package, "--json", status=1))["provenance"] is None
+
+
+def test_report_of_a_package_that_is_not_built(package: Project) -> None:
+    shutil.rmtree(package.path(VENDOR))
+    assert "provenance.json: missing" in report(package, status=1)
