@@ -69,7 +69,8 @@ def document(provenance: dict[str, Any], patches: list[Patch]) -> bytes:
                     ],
                     "notes": (
                         "Before the patches are applied, imports of the vendored modules "
-                        "are made to point to each other."
+                        "are made to point to each other; after it, each file gets a last "
+                        "statement that sets its __name__."
                     ),
                 },
             }

@@ -212,7 +212,7 @@ def test_pip_from_an_index(
 def test_poetry_from_an_index(index: str, tmp_path: Path, release: str, version: str) -> None:
     """Everything else comes from what stands for the public index."""
     (tmp_path / "pyproject.toml").write_text(f"{PROJECT}\n[tool.poetry]\npackage-mode = false\n")
-    run(tmp_path, POETRY, "source", "add", "public", index)
+    run(tmp_path, POETRY, "source", "add", "--priority", "primary", "public", index)
     run(tmp_path, POETRY, "source", "add", "--priority", "explicit", "wheels", index)
     run(tmp_path, POETRY, "add", f"sentry-sdk=={release}")
     run(tmp_path, POETRY, "add", "--source", "wheels", f"vendored-integration=={release}.*")
@@ -223,9 +223,20 @@ def test_poetry_from_an_index(index: str, tmp_path: Path, release: str, version:
 def test_poetry_from_a_file(dist: Path, index: str, tmp_path: Path) -> None:
     """Without an index for the wheel; poetry refuses the build for another SDK."""
     (tmp_path / "pyproject.toml").write_text(f"{PROJECT}\n[tool.poetry]\npackage-mode = false\n")
-    run(tmp_path, POETRY, "source", "add", "public", index)
+    run(tmp_path, POETRY, "source", "add", "--priority", "primary", "public", index)
     run(tmp_path, POETRY, "add", "sentry-sdk==2.29.1")
     other = dist / "vendored_integration-2.75.0.1-py3-none-any.whl"
     assert "sentry-sdk (2.75.0)" in run(tmp_path, POETRY, "add", str(other), status=1)
-    run(tmp_path, POETRY, "add", str(dist / "vendored_integration-2.29.1.1-py3-none-any.whl"))
+    wheel = str(dist / "vendored_integration-2.29.1.1-py3-none-any.whl")
+    run(tmp_path, POETRY, "add", wheel)
     check(tmp_path, "2.29.1", "2.29.1.1")
+
+    # Why the README says what requires-python must be.
+    run(tmp_path, POETRY, "remove", "vendored-integration")
+    pyproject = tmp_path / "pyproject.toml"
+    text = pyproject.read_text()
+    assert ",<3.14" in text
+    pyproject.write_text(text.replace(",<3.14", ""))
+    output = run(tmp_path, POETRY, "add", wheel, status=1)
+    assert "requires Python" in output
+    assert "<3.14" in output
