@@ -150,7 +150,9 @@ class ResponseMachine(RuleBasedStateMachine):
     def reach_the_end(self):
         self.body.what_next = "end"
         assert next(self.steps, None) is None
+        assert next(self.steps, None) is None
         self.exhausted = True
+        self.steps = None
 
     @iterating
     @rule()
@@ -158,6 +160,8 @@ class ResponseMachine(RuleBasedStateMachine):
         self.body.what_next = "error"
         with pytest.raises(ValueError, match="told to"):
             next(self.steps)
+        assert next(self.steps, None) is None
+        self.steps = None
         self.errors += 1
         self.end("failed")
 

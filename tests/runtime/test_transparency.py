@@ -141,7 +141,7 @@ def test_traceback_for_the_server_is_clean(init):
     assert names == [
         "test_traceback_for_the_server_is_clean",
         "read",
-        "__next__",
+        "loop",
         "body",
     ]
 
@@ -179,6 +179,18 @@ def test_a_sequence_can_be_read_again(init):
     exchange = Exchange(SentryWsgiMiddleware(wsgi_app([b"a", b"b"])))
     assert b"".join(exchange.response) == b"ab"
     assert exchange.read() == b"ab"
+
+
+def test_iterations_are_counted_together(init):
+    """A middleware that takes the first chunk and leaves the rest to the server."""
+    sentry = init()
+    exchange = Exchange(SentryWsgiMiddleware(wsgi_app(iter([b"a", b"bc", b"def"]))))
+    assert next(iter(exchange.response)) == b"a"
+    assert exchange.read() == b"bcdef"
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert root.data["http.response.stream.chunks"] == 3
+    assert root.data["http.response.body.size"] == 6
 
 
 def test_iter_of_the_iterator_does_not_start_again(init):

@@ -26,7 +26,7 @@ _UNSET: Any = object()
 _probe: "ContextVar[Any]" = ContextVar("vendored_integration_probe")
 
 
-def entry_refused(error: RuntimeError) -> bool:
+def entry_refused(error: BaseException) -> bool:
     """Whether ``Context.run`` raised this itself, for being entered already.
 
     To be called in the ``except`` block of the very frame that called ``run``:
@@ -34,7 +34,8 @@ def entry_refused(error: RuntimeError) -> bool:
     """
     traceback = error.__traceback__
     return (
-        traceback is not None
+        isinstance(error, RuntimeError)
+        and traceback is not None
         and traceback.tb_next is None
         and str(error).startswith("cannot enter context")
     )

@@ -3,7 +3,6 @@
 import functools
 import time
 from contextvars import Context, copy_context
-from time import perf_counter_ns
 from typing import Any, Callable, Generator, Optional
 
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
@@ -57,7 +56,7 @@ def close_aware(
 class _Request:
     """What has to be known of a request before the application is called."""
 
-    __slots__ = ("started", "started_ns", "method", "file_wrapper", "start_response")
+    __slots__ = ("started", "measured_from", "method", "file_wrapper", "start_response")
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         try:
@@ -66,7 +65,8 @@ class _Request:
             logger.exception("internal error in the scheduler")
         #: Seconds of the scheduler's clock, for the deadline.
         self.started = time.monotonic()
-        self.started_ns = perf_counter_ns()
+        #: Seconds of perf_counter, for all that is measured.
+        self.measured_from = time.perf_counter()
         self.method: str = environ.get("REQUEST_METHOD", "")
         self.file_wrapper = environ.get("wsgi.file_wrapper")
         self.start_response = StartResponse(start_response)
@@ -94,7 +94,7 @@ class _Request:
             record = Record(
                 suspended,
                 context,
-                self.started_ns,
+                self.measured_from,
                 self.method,
                 self.start_response,
                 streaming,

@@ -21,9 +21,9 @@ import os
 import threading
 import weakref
 from contextvars import Context
-from time import perf_counter_ns
+from time import perf_counter
 from types import TracebackType
-from typing import Any, Callable, Dict, Generator, List, Optional
+from typing import Any, Callable, Dict, Generator, List, NamedTuple, Optional
 
 from . import sdk
 from .body import BodyContext
@@ -42,7 +42,29 @@ _lock = threading.Lock()
 # States of an early ending (``Record._early``).
 _NO, _DECIDED, _RUNNING, _DONE = range(4)
 
-_NS_PER_MS = 1e6
+#: Milliseconds in a second.
+_MS = 1e3
+
+
+class Progress(NamedTuple):
+    """What has been measured of a body so far; times in seconds of ``perf_counter``."""
+
+    chunks: int
+    #: Bytes; ``None``: nobody knows.
+    size: "Optional[int]"
+    #: When the first chunk was there.
+    first_chunk: float
+    #: Spent within the body.
+    produce_time: float
+    #: Spent between two chunks.
+    send_time: float
+
+
+_NO_PROGRESS = Progress(0, 0, 0.0, 0.0, 0.0)
+
+
+def _no_progress() -> Progress:
+    return _NO_PROGRESS
 
 
 class StartResponse:
@@ -102,14 +124,9 @@ class Record(Entry):
         "_start_response",
         "body",
         "streaming",
-        "started_ns",
-        "returned_ns",
-        "first_chunk_ns",
-        "resumed_ns",
-        "produce_ns",
-        "send_ns",
-        "chunks",
-        "size",
+        "started",
+        "returned",
+        "progress",
         "exhausted",
     )
 
@@ -117,7 +134,7 @@ class Record(Entry):
         self,
         suspended: "Generator[Any, Any, Any]",
         context: Context,
-        started_ns: int,
+        started: float,
         method: str,
         start_response: StartResponse,
         streaming: bool,
@@ -139,29 +156,16 @@ class Record(Entry):
             sdk.share_scopes(context, body.context)
             body.begin()
         self.streaming = streaming
-        self.started_ns = started_ns
-        self.returned_ns = perf_counter_ns()
-        self.first_chunk_ns = 0
-        #: When the server got the last chunk.
-        self.resumed_ns = 0
-        self.produce_ns = 0
-        self.send_ns = 0
-        self.chunks = 0
-        #: Bytes; ``None``: nobody knows.
-        self.size: "Optional[int]" = 0
+        self.started = started
+        self.returned = perf_counter()
+        #: Returns what has been measured so far; replaced when the body is iterated.
+        self.progress: "Callable[[], Progress]" = _no_progress
         self.exhausted = False
 
     @property
     def unfinished(self) -> bool:
         """Whether upstream's middleware is still suspended."""
         return self._suspended is not None
-
-    def end_of_body(self, started_ns: int) -> None:
-        """The step that began at ``started_ns`` has found that there are no more chunks."""
-        self.produce_ns += perf_counter_ns() - started_ns
-        if self.chunks and not self.exhausted:
-            self.send_ns += started_ns - self.resumed_ns
-        self.exhausted = True
 
     def sent_by_server(self) -> None:
         """The server has read a file itself (sendfile): the header is all we know.
@@ -170,7 +174,8 @@ class Record(Entry):
         """
         self.exhausted = True
         if self._method != "HEAD":
-            self.size = self._content_length()
+            sent = _NO_PROGRESS._replace(size=self._content_length())
+            self.progress = lambda: sent
 
     # -- opening ---------------------------------------------------------------
 
@@ -338,10 +343,13 @@ class Record(Entry):
 
     def _is_complete(self) -> bool:
         """Whether a closed response had been sent as far as it was to be sent."""
-        if self.exhausted or not self.chunks or self._method == "HEAD":
+        if self.exhausted or self._method == "HEAD":
+            return True
+        progress = self.progress()
+        if not progress.chunks:
             return True
         length = self._content_length()
-        return length is not None and (self.size or 0) >= length
+        return length is not None and (progress.size or 0) >= length
 
     def _content_length(self) -> "Optional[int]":
         try:
@@ -356,19 +364,20 @@ class Record(Entry):
         """Put what was measured on the transaction (times in milliseconds)."""
         if not self.streaming or self._span is None:
             return
+        progress = self.progress()
         data: "Dict[str, Any]" = {
             "http.response.stream.outcome": outcome,
-            "http.response.stream.chunks": self.chunks,
-            "http.response.stream.produce_time": self.produce_ns / _NS_PER_MS,
-            "http.response.stream.send_time": self.send_ns / _NS_PER_MS,
-            "http.server.return_time": (self.returned_ns - self.started_ns) / _NS_PER_MS,
+            "http.response.stream.chunks": progress.chunks,
+            "http.response.stream.produce_time": progress.produce_time * _MS,
+            "http.response.stream.send_time": progress.send_time * _MS,
+            "http.server.return_time": (self.returned - self.started) * _MS,
         }
-        if self.size is not None:
-            data["http.response.body.size"] = self.size
-        if self.chunks:
+        if progress.size is not None:
+            data["http.response.body.size"] = progress.size
+        if progress.chunks:
             data["http.response.stream.time_to_first_chunk"] = (
-                self.first_chunk_ns - self.started_ns
-            ) / _NS_PER_MS
+                progress.first_chunk - self.started
+            ) * _MS
         sdk.annotate(self._span, data, outcome)
 
 

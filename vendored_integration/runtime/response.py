@@ -9,13 +9,13 @@ A file response (``wsgi.file_wrapper``) is not wrapped at all, since servers loo
 for their very own object; its ``close`` attribute is hooked instead.
 """
 
-from time import perf_counter_ns
+from time import perf_counter
 from typing import Any, Callable, Iterator, Optional, Union
 
 from .context import entry_refused, run_in
 from .frames import hidden
 from .log import logger
-from .record import Record
+from .record import Progress, Record
 from .scheduler import scheduler
 
 
@@ -41,16 +41,13 @@ class _ScopedResponse:
             return iter(self._response)
         # iter() does work of the application, too: Django runs an async body
         # from beginning to end there.
-        started = perf_counter_ns()
+        started = perf_counter()
         try:
             iterator = run_in(record.step_context, iter, self._response)
         except BaseException as error:
             _fail(record, error)
             raise
-        finally:
-            record.resumed_ns = now = perf_counter_ns()
-            record.produce_ns += now - started
-        return _Steps(self, iterator, record)
+        return _steps(self, record, iterator, perf_counter() - started)
 
     def close(self) -> None:
         record = self._record
@@ -65,62 +62,68 @@ class _ScopedResponse:
         _dropped(self)
 
 
-class _Steps:
-    """One iteration of a response. It keeps the response from being collected."""
+def _steps(
+    owner: _ScopedResponse, record: Record, iterator: "Iterator[Any]", produce_time: float
+) -> "Iterator[Any]":
+    """Iterate a response. The iterator keeps ``owner`` from being collected.
 
-    __slots__ = ("_owner", "_iterator", "_record", "_run")
+    The loop is the hot path, all that a chunk costs: what is measured stays in
+    local variables, which ``progress`` reads when somebody wants to know.
+    """
+    context = record.step_context
+    run, clock = context.run, perf_counter
+    # A response may be iterated more than once (its iterators go on counting).
+    chunks, size, first_chunk, produced_before, send_time = record.progress()
+    produce_time += produced_before
+    produced_before = produce_time
+    started = clock()
+    # When the first step would have begun, had there been no other pause than those
+    # between two chunks.
+    origin = started - produce_time - send_time
 
-    def __init__(self, owner: _ScopedResponse, iterator: "Iterator[Any]", record: Record) -> None:
-        self._owner = owner
-        self._iterator = iterator
-        self._record = record
-        self._run = record.step_context.run
+    def progress() -> Progress:
+        send_time = started - origin - produced_before if chunks else 0.0
+        return Progress(chunks, size, first_chunk, produce_time, send_time)
 
-    def __iter__(self) -> "Iterator[Any]":
-        return self
+    def loop() -> "Iterator[Any]":
+        nonlocal chunks, size, produce_time, produced_before
+        nonlocal origin, first_chunk, started
+        keep_alive = owner  # noqa: F841
+        while True:
+            started = clock()
+            try:
+                chunk = run(next, iterator)
+            except StopIteration:
+                break
+            except BaseException as error:
+                if not entry_refused(error):
+                    _fail(record, error)
+                    raise
+                try:
+                    # Somebody else is in the context of the steps.
+                    chunk = run_in(context, next, iterator)
+                except StopIteration:
+                    break
+                except BaseException as error:
+                    _fail(record, error)
+                    raise
+            produced_before = produce_time
+            produce_time += clock() - started
+            if not chunks:
+                # Nothing before the first step is a pause between two chunks.
+                origin, first_chunk = started - produced_before, clock()
+            chunks += 1
+            try:  # noqa: SIM105 (suppress() would cost more than all the rest)
+                size += len(chunk)  # type: ignore[operator]
+            except Exception:
+                pass  # not bytes: the server will say so
+            yield chunk
+        record.exhausted = True
+        produced_before = produce_time
+        produce_time += clock() - started
 
-    def __next__(self) -> Any:
-        # The hot path: this is all that a chunk costs.
-        record = self._record
-        started = perf_counter_ns()
-        try:
-            chunk = self._run(next, self._iterator)
-        except StopIteration:
-            record.end_of_body(started)
-            raise
-        except RuntimeError as error:
-            if not entry_refused(error):
-                _fail(record, error)
-                raise
-            chunk = self._next_elsewhere(started)
-        except BaseException as error:
-            _fail(record, error)
-            raise
-        now = perf_counter_ns()
-        record.produce_ns += now - started
-        if record.chunks:
-            record.send_ns += started - record.resumed_ns
-        else:
-            record.first_chunk_ns = now
-        record.resumed_ns = now
-        record.chunks += 1
-        try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-            record.size += len(chunk)  # type: ignore[operator]
-        except Exception:
-            pass  # not bytes: the server will say so
-        return chunk
-
-    def _next_elsewhere(self, started: int) -> Any:
-        """A step while somebody else is in the context that the steps run in."""
-        record = self._record
-        try:
-            return run_in(record.step_context, next, self._iterator)
-        except StopIteration:
-            record.end_of_body(started)
-            raise
-        except BaseException as error:
-            _fail(record, error)
-            raise
+    record.progress = progress
+    return loop()
 
 
 class _SizedScopedResponse(_ScopedResponse):
