@@ -1,0 +1,421 @@
+#!/usr/bin/env python3
+"""Run the SDK's own tests, once with the stock integration and once with ours.
+
+    python3 scripts/upstream_tests.py 2.75.0
+    python3 scripts/upstream_tests.py 2.74.0 2.75.0 --django 4.2
+
+The tests are tests/integrations/django and tests/integrations/wsgi out of the release's
+source distribution, which pip downloads; those of the newer releases carry them. In the
+second run our modules stand in the place of sentry_sdk.integrations.django and .wsgi
+(scripts/upstream/plugins). What passes for stock must pass for ours, save what
+scripts/upstream/explained.py lists, with a reason each.
+
+All that is needed goes to .cache/upstream, in a virtual environment for each version of
+Python and Django. For the tests that use PostgreSQL, set SENTRY_PYTHON_TEST_POSTGRES_HOST
+and its fellows (_PORT, _USER, _PASSWORD, _NAME); without it they are skipped.
+
+Exit status: 0 no unexplained difference, 1 there is one (or an explanation that does
+not hold), 2 an error.
+"""
+
+# Only the standard library here: this has to run on a machine that has only Python.
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+
+from upstream.compare import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Results,
+    Verdict,
+    claimed,
+    compare,
+    count,
+    failing,
+    numbers,
+    read,
+    take_passes,
+)
+from upstream.explained import EXPLAINED
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "upstream"
+PLUGINS = ROOT / "scripts" / "upstream" / "plugins"
+PATHS = ("tests/integrations/django", "tests/integrations/wsgi")
+
+# What upstream's tests import, and what they are marked with (forked, asyncio,
+# django_db); the last three are for the results, speed, and tests that hang.
+REQUIREMENTS = (
+    "asttokens",
+    "brotli",
+    "channels[daphne]",
+    "djangorestframework",
+    "executing",
+    "freezegun",
+    "gevent",
+    "httpx",
+    "jsonschema",
+    "pyrsistent",
+    # pytest-forked hands no result of pytest 9 to its parent.
+    "pytest<9",
+    "pytest-asyncio",
+    "pytest-django",
+    "pytest-forked",
+    "pytest-localserver",
+    "responses",
+    "six",
+    "werkzeug",
+    "pytest-reportlog",
+    "pytest-xdist",
+    "pytest-timeout",
+)
+POSTGRES_VARIABLE = "SENTRY_PYTHON_TEST_POSTGRES_HOST"
+
+# Close the responses in every run; the second is the swap, the third the cross-check.
+CLOSE = ("close_responses",)
+SWAP = (*CLOSE, "swap_integration")
+RETURN = (*SWAP, "finish_on_return")
+
+# Some of upstream's tests fail now and then, for stock too (they read spans in the
+# order in which another thread sends them); so the files with failures run again.
+ATTEMPTS = 3
+
+TEST_TIMEOUT = 120  # seconds
+SHOWN_LINES = 25  # of a failed command's output
+
+
+class Refused(Exception):
+    """The message says what, what was expected, what was found, and the next command."""
+
+
+class Environment(NamedTuple):
+    """A virtual environment with what the tests need, save the SDK and our wheel."""
+
+    python: Path
+    django: str
+
+
+class Run(NamedTuple):
+    """The results of one implementation, and which tests needed more than one attempt."""
+
+    results: Results
+    unsteady: "List[str]"
+
+
+def main(argv: "Sequence[str]") -> int:
+    args = _arguments(argv)
+    status = 0
+    for release in args.releases:
+        # An error with one release does not stop the others.
+        try:
+            refuse_unsupported(release)
+            if not judge(release, make_environment(args.django)):
+                status = max(status, 1)
+        except Refused as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+def judge(release: str, environment: Environment) -> bool:
+    """Run the tests of one release and print the difference; true if it is all explained."""
+    source = unpack(release, environment)
+    install(release, environment)
+    reasons = claimed(release, EXPLAINED)
+    stock = run_all(release, "stock", environment, source, CLOSE, expected=())
+    ours = run_all(release, "ours", environment, source, SWAP, expected=reasons)
+    verdict = compare(stock.results, ours.results, reasons)
+    contradicted: List[Tuple[str, str]] = []
+    if verdict.explained:
+        tests = [test for test, _ in verdict.explained]
+        crosscheck = run(release, "return", environment, source, RETURN, tests)
+        contradicted = [(test, crosscheck[test].error) for test in failing(crosscheck)]
+    print(report(release, stock, ours, verdict, reasons, contradicted))
+    return not (verdict.unexplained or verdict.idle or contradicted)
+
+
+# -- getting ready ---------------------------------------------------------------------
+
+
+def refuse_unsupported(release: str) -> None:
+    """A wheel of ours can be built for the releases that the locks list."""
+    locks = ROOT.glob("patches/*/lock.json")
+    supported = {one for path in locks for one in json.loads(path.read_text())["releases"]}
+    if release not in supported:
+        raise Refused(
+            f"sentry-sdk {release}: not supported by this checkout\n"
+            f"  expected: one of {', '.join(sorted(supported, key=numbers))}\n"
+            "  next: python3 scripts/vendor.py status   (lists the releases)"
+        )
+
+
+def make_environment(django: str) -> Environment:
+    """Return the environment for this Python and a Django, made if it is not there."""
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-django{django}"
+    directory = CACHE / name
+    python = directory / ("Scripts" if os.name == "nt" else "bin") / "python"
+    requirements = [f"Django=={django}.*", *REQUIREMENTS]
+    if POSTGRES_VARIABLE in os.environ:
+        requirements.append("psycopg2-binary")
+    # Written last, and compared: what is half made or out of date is made anew.
+    ready = directory / "requirements.txt"
+    text = "\n".join(requirements) + "\n"
+    if not ready.is_file() or ready.read_text() != text:
+        say(f"making {_short(directory)}")
+        shutil.rmtree(str(directory), ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        call([sys.executable, "-m", "venv", str(directory)], "could not make an environment")
+        call([*pip(python, "install"), *requirements], "could not install what the tests need")
+        ready.write_text(text)
+    return Environment(python, django)
+
+
+def unpack(release: str, environment: Environment) -> Path:
+    """Return the directory with the release's tests, downloaded if it is not there."""
+    target = CACHE / f"sentry-sdk-{release}"
+    if not target.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=str(CACHE)) as scratch:
+            say(f"downloading the source distribution of sentry-sdk {release}")
+            command = [*pip(environment.python, "download"), "--no-deps"]
+            command += ["--no-binary=sentry-sdk", f"--dest={scratch}", f"sentry-sdk=={release}"]
+            call(command, f"sentry-sdk {release}: could not download the source distribution")
+            (archive,) = Path(scratch).glob("*.tar.gz")
+            extract_tests(archive, Path(scratch, "out"))
+            # Now, so that a broken-off run leaves no half directory.
+            Path(scratch, "out").replace(target)
+    missing = [path for path in PATHS if not (target / path).is_dir()]
+    if missing:
+        raise Refused(
+            f"sentry-sdk {release}: its source distribution carries no such tests, so there "
+            "is nothing to judge by\n"
+            f"  expected: {', '.join(PATHS)}\n"
+            f"  found: {_short(target)} without {', '.join(missing)}\n"
+            "  next: leave this release out"
+        )
+    return target
+
+
+def extract_tests(archive: Path, target: Path) -> None:
+    """Extract tests/ and pyproject.toml: no sources, which would hide the installed SDK."""
+    target.mkdir()
+    with tarfile.open(str(archive)) as tar:
+        for member in tar:
+            _, *parts = member.name.split("/")
+            wanted = parts[:1] == ["tests"] or parts == ["pyproject.toml"]
+            content = tar.extractfile(member) if wanted and member.isfile() else None
+            if content is None or ".." in parts:
+                continue
+            path = target.joinpath(*parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
+
+
+def install(release: str, environment: Environment) -> None:
+    """Install the release, and the wheel that this checkout makes for it."""
+    say(f"installing sentry-sdk {release} and the wheel built for it")
+    call(
+        [*pip(environment.python, "install"), "--force-reinstall", "--no-deps", str(ROOT)],
+        f"could not build or install the wheel for sentry-sdk {release}",
+        SENTRY_SDK_VERSION=release,
+    )
+    call(
+        [*pip(environment.python, "install"), f"sentry-sdk=={release}"],
+        f"could not install sentry-sdk {release}",
+    )
+
+
+def pip(python: Path, command: str) -> "List[str]":
+    return [str(python), "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
+
+
+# -- running the tests -----------------------------------------------------------------
+
+
+def run_all(
+    release: str,
+    name: str,
+    environment: Environment,
+    source: Path,
+    plugins: "Iterable[str]",
+    expected: "Iterable[str]",
+) -> Run:
+    """Run all tests; and once more, twice at most, the files with unexpected failures.
+
+    Whole files, because what fails may have been brought about by the test before it.
+    """
+    results = run(release, name, environment, source, plugins, PATHS)
+    unsteady: List[str] = []
+    for _ in range(ATTEMPTS - 1):
+        unexpected = [test for test in failing(results) if test not in expected]
+        files = sorted({test.partition("::")[0] for test in unexpected})
+        if not files:
+            break
+        again = run(release, f"{name}-again", environment, source, plugins, files)
+        unsteady += take_passes(results, again)
+    return Run(results, unsteady)
+
+
+def run(
+    release: str,
+    name: str,
+    environment: Environment,
+    source: Path,
+    plugins: "Iterable[str]",
+    tests: "Iterable[str]",
+) -> Results:
+    """Run some tests with some plugins, and return the results."""
+    directory = CACHE / "results" / f"{release}-django{environment.django}"
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / f"{name}.jsonl"
+    output = directory / f"{name}.txt"
+    command = [str(environment.python), "-m", "pytest", "-c", "pyproject.toml"]
+    # Upstream's own options ask for coverage.
+    command += ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=short"]
+    command += [option for plugin in plugins for option in ("-p", plugin)]
+    # A file's tests in one process and in order: some rely on it.
+    command += ["--numprocesses=auto", "--dist=loadfile", f"--timeout={TEST_TIMEOUT}"]
+    command += [f"--report-log={log}", *tests]
+    say(f"running the tests of sentry-sdk {release}: {name}")
+    if log.exists():
+        log.unlink()  # pytest-reportlog would add to it
+    with output.open("w") as stream:
+        status = subprocess.call(
+            command,
+            cwd=str(source),
+            env=test_environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    results = read(log) if log.exists() else {}
+    # pytest: 0 all have passed, 1 some have failed, 2 some file could not be imported.
+    if status not in (0, 1, 2) or not results:
+        raise Refused(
+            f"sentry-sdk {release}: pytest could not run the tests ({name})\n"
+            f"  expected: its exit status 0 or 1, and results in {_short(log)}\n"
+            f"  found: {status}, {len(results)} results\n{_last_lines(output.read_text())}\n"
+            f"  next: read {_short(output)}"
+        )
+    return results
+
+
+def test_environ() -> "Dict[str, str]":
+    """The environment variables for the tests: of the user's own settings, none."""
+    prefixes = ("SENTRY_", "PYTEST_", "DJANGO_", "PYTHON")
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(prefixes) or name.startswith("SENTRY_PYTHON_TEST_")
+    }
+    # Upstream's tests run in a git checkout, whose commit is the release; without a
+    # release there are no sessions.
+    environ["SENTRY_RELEASE"] = "upstream-tests"
+    environ["DJANGO_SETTINGS_MODULE"] = "tests.integrations.django.myapp.settings"
+    environ["PYTHONPATH"] = str(PLUGINS)
+    return environ
+
+
+# -- telling ---------------------------------------------------------------------------
+
+
+def report(
+    release: str,
+    stock: Run,
+    ours: Run,
+    verdict: Verdict,
+    reasons: "Dict[str, str]",
+    contradicted: "List[Tuple[str, str]]",
+) -> str:
+    """All that is to be known of one release, as text."""
+    lines = ["", f"sentry-sdk {release}", f"  {'':8}{'passed':>8}{'failed':>8}{'skipped':>8}"]
+    for name, one in (("stock", stock), ("ours", ours)):
+        counts = [count(one.results, outcome) for outcome in (PASSED, FAILED, SKIPPED)]
+        lines.append(f"  {name:8}" + "".join(f"{number:8}" for number in counts))
+    for reason in dict.fromkeys(reasons[test] for test, _ in verdict.explained):
+        lines += ["", f"  explained: it {reason}"]
+        for test, error in verdict.explained:
+            if reasons[test] == reason:
+                lines += [f"    {test}", f"      {error}"]
+    sections = (
+        ("UNEXPLAINED, passes for stock and not for ours", verdict.unexplained),
+        ('EXPLAINED WRONGLY, fails with finish_on="return" too', contradicted),
+        ("EXPLAINED IN VAIN, no such difference", verdict.idle),
+        ("passes for ours and not for stock", verdict.gained),
+        ("fails for both", verdict.undecided),
+        ("passes not always, for stock", [(test, "") for test in stock.unsteady]),
+        ("passes not always, for ours", [(test, "") for test in ours.unsteady]),
+    )
+    for title, entries in sections:
+        lines += ["", f"  {title}:"] if entries else []
+        for test, text in entries:
+            lines += [f"    {test}", *([f"      {text}"] if text else [])]
+    lines += ["", f"  {summary(verdict, contradicted)}"]
+    return "\n".join(lines)
+
+
+def summary(verdict: Verdict, contradicted: "List[Tuple[str, str]]") -> str:
+    """One line: the numbers that decide."""
+    text = f"{len(verdict.explained)} explained, {len(verdict.unexplained)} unexplained"
+    wrong = len(verdict.idle) + len(contradicted)
+    if wrong:
+        text += f", {wrong} explanations that do not hold (scripts/upstream/explained.py)"
+    return text
+
+
+def say(text: str) -> None:
+    print(f"{text} ...", flush=True)
+
+
+def call(command: "Sequence[str]", problem: str, **environ: str) -> None:
+    """Run a command; show what it says only if it fails."""
+    result = subprocess.run(
+        command,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    if result.returncode != 0:
+        variables = "".join(f"{name}={value} " for name, value in environ.items())
+        raise Refused(
+            f"{problem}\n{_last_lines(result.stdout)}\n  next: {variables}{' '.join(command)}"
+        )
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-SHOWN_LINES:])
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _arguments(argv: "Sequence[str]") -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="upstream_tests.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("releases", metavar="RELEASE", nargs="+", help="of sentry-sdk")
+    parser.add_argument(
+        "--django",
+        metavar="VERSION",
+        default="5.2",
+        help="its first two numbers (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
