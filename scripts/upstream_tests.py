@@ -131,13 +131,14 @@ def judge(release: str, environment: Environment) -> bool:
     source = unpack(release, environment)
     install(release, environment)
     reasons = claimed(release, EXPLAINED)
-    stock = run_all(release, "stock", environment, source, CLOSE, expected=())
-    ours = run_all(release, "ours", environment, source, SWAP, expected=reasons)
+    runs = Runs(release, environment, source)
+    stock = runs.attempts("stock", CLOSE, PATHS)
+    ours = runs.attempts("ours", SWAP, PATHS, expected=reasons)
     verdict = compare(stock.results, ours.results, reasons)
     contradicted: List[Tuple[str, str]] = []
     if verdict.explained:
         tests = [test for test, _ in verdict.explained]
-        crosscheck = run(release, "return", environment, source, RETURN, tests)
+        crosscheck = runs.attempts("return", RETURN, tests).results
         contradicted = [(test, crosscheck[test].error) for test in failing(crosscheck)]
     print(report(release, stock, ours, verdict, reasons, contradicted))
     return not (verdict.unexplained or verdict.idle or contradicted)
@@ -241,72 +242,73 @@ def pip(python: Path, command: str) -> "List[str]":
 # -- running the tests -----------------------------------------------------------------
 
 
-def run_all(
-    release: str,
-    name: str,
-    environment: Environment,
-    source: Path,
-    plugins: "Iterable[str]",
-    expected: "Iterable[str]",
-) -> Run:
-    """Run all tests; and once more, twice at most, the files with unexpected failures.
+class Runs:
+    """Runs of the tests of one release."""
 
-    Whole files, because what fails may have been brought about by the test before it.
-    """
-    results = run(release, name, environment, source, plugins, PATHS)
-    unsteady: List[str] = []
-    for _ in range(ATTEMPTS - 1):
-        unexpected = [test for test in failing(results) if test not in expected]
-        files = sorted({test.partition("::")[0] for test in unexpected})
-        if not files:
-            break
-        again = run(release, f"{name}-again", environment, source, plugins, files)
-        unsteady += take_passes(results, again)
-    return Run(results, unsteady)
+    def __init__(self, release: str, environment: Environment, source: Path) -> None:
+        self._release = release
+        self._environment = environment
+        self._source = source
 
+    def attempts(
+        self,
+        name: str,
+        plugins: "Iterable[str]",
+        tests: "Sequence[str]",
+        expected: "Iterable[str]" = (),
+    ) -> Run:
+        """Run some tests; and once more, twice at most, what fails and is not expected to.
 
-def run(
-    release: str,
-    name: str,
-    environment: Environment,
-    source: Path,
-    plugins: "Iterable[str]",
-    tests: "Iterable[str]",
-) -> Results:
-    """Run some tests with some plugins, and return the results."""
-    directory = CACHE / "results" / f"{release}-django{environment.django}"
-    directory.mkdir(parents=True, exist_ok=True)
-    log = directory / f"{name}.jsonl"
-    output = directory / f"{name}.txt"
-    command = [str(environment.python), "-m", "pytest", "-c", "pyproject.toml"]
-    # Upstream's own options ask for coverage.
-    command += ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=short"]
-    command += [option for plugin in plugins for option in ("-p", plugin)]
-    # A file's tests in one process and in order: some rely on it.
-    command += ["--numprocesses=auto", "--dist=loadfile", f"--timeout={TEST_TIMEOUT}"]
-    command += [f"--report-log={log}", *tests]
-    say(f"running the tests of sentry-sdk {release}: {name}")
-    if log.exists():
-        log.unlink()  # pytest-reportlog would add to it
-    with output.open("w") as stream:
-        status = subprocess.call(
-            command,
-            cwd=str(source),
-            env=test_environ(),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    results = read(log) if log.exists() else {}
-    # pytest: 0 all have passed, 1 some have failed, 2 some file could not be imported.
-    if status not in (0, 1, 2) or not results:
-        raise Refused(
-            f"sentry-sdk {release}: pytest could not run the tests ({name})\n"
-            f"  expected: its exit status 0 or 1, and results in {_short(log)}\n"
-            f"  found: {status}, {len(results)} results\n{_last_lines(output.read_text())}\n"
-            f"  next: read {_short(output)}"
-        )
-    return results
+        Of whole directories, the whole files with failures: what fails may have been
+        brought about by the test before it.
+        """
+        results = self.run(name, plugins, tests)
+        unsteady: List[str] = []
+        for _ in range(ATTEMPTS - 1):
+            again = [test for test in failing(results) if test not in expected]
+            if tests is PATHS:
+                again = sorted({test.partition("::")[0] for test in again})
+            if not again:
+                break
+            unsteady += take_passes(results, self.run(f"{name}-again", plugins, again))
+        return Run(results, unsteady)
+
+    def run(self, name: str, plugins: "Iterable[str]", tests: "Iterable[str]") -> Results:
+        """Run some tests once, with some plugins."""
+        directory = CACHE / "results" / f"{self._release}-django{self._environment.django}"
+        directory.mkdir(parents=True, exist_ok=True)
+        log = directory / f"{name}.jsonl"
+        output = directory / f"{name}.txt"
+        if log.exists():
+            log.unlink()  # pytest-reportlog would add to it
+        say(f"running the tests of sentry-sdk {self._release}: {name}")
+        with output.open("w") as stream:
+            status = subprocess.call(
+                [*self._pytest(plugins), f"--report-log={log}", *tests],
+                cwd=str(self._source),
+                env=test_environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        results = read(log) if log.exists() else {}
+        # pytest: 0 all have passed, 1 some have failed, 2 some file could not be imported.
+        if status not in (0, 1, 2) or not results:
+            raise Refused(
+                f"sentry-sdk {self._release}: pytest could not run the tests ({name})\n"
+                f"  expected: its exit status 0 or 1, and results in {_short(log)}\n"
+                f"  found: {status}, {len(results)} results\n{_last_lines(output.read_text())}\n"
+                f"  next: read {_short(output)}"
+            )
+        return results
+
+    def _pytest(self, plugins: "Iterable[str]") -> "List[str]":
+        command = [str(self._environment.python), "-m", "pytest", "-c", "pyproject.toml"]
+        # Upstream's own options ask for coverage.
+        command += ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=short"]
+        command += [option for plugin in plugins for option in ("-p", plugin)]
+        # A file's tests in one process and in order: some rely on it.
+        return [*command, "--numprocesses=auto", "--dist=loadfile", f"--timeout={TEST_TIMEOUT}"]
 
 
 def test_environ() -> "Dict[str, str]":

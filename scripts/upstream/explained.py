@@ -16,7 +16,7 @@ EXPLAINED = (
     Explanation(
         "compares the whole tree of the transaction's spans, which now has those of "
         "the receivers of request_finished",
-        first="2.70.0",
+        first="2.63.0",
         last="",
         tests=(
             "django/test_basic.py::test_signals_spans[True]",
@@ -28,7 +28,7 @@ EXPLAINED = (
     Explanation(
         "takes the segment by its position among the spans in the order of their ends, "
         "where those of the receivers of request_finished now come before it",
-        first="2.70.0",
+        first="2.63.0",
         last="",
         tests=(
             "django/test_basic.py::test_has_trace_if_performance_enabled[True]",
@@ -41,6 +41,10 @@ EXPLAINED = (
             "django/test_basic.py::test_custom_urlconf_middleware[True-True]",
             "django/test_basic.py::test_transaction_http_method_default[True]",
             "django/test_basic.py::test_transaction_http_method_custom[True]",
+            # These two need PostgreSQL.
+            "django/test_db_transactions.py::test_db_transaction_spans_disabled_atomic[True]",
+            "django/test_db_transactions.py::"
+            "test_db_transaction_spans_disabled_no_autocommit[True]",
         ),
     ),
 )
