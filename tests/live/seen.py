@@ -79,8 +79,8 @@ def _from_event(event: Json) -> Trace:
         trace_id=trace["trace_id"],
         span_id=trace["span_id"],
         status=trace.get("status"),
-        # Up to 2.5 the SDK sends no data of a transaction.
-        data=trace.get("data", event["contexts"].get("http.response.stream", {})),
+        # Up to 2.11 the SDK sends no data of a transaction.
+        data=event["contexts"].get("http.response.stream") or trace.get("data", {}),
         start=_seconds(event["start_timestamp"]),
         end=_seconds(event["timestamp"]),
         spans=[

@@ -138,8 +138,8 @@ class Root:
         return cls(
             event["transaction"],
             trace.get("status"),
-            # Up to 2.5 the SDK sends no data of a transaction.
-            trace.get("data", event["contexts"].get("http.response.stream", {})),
+            # Up to 2.11 the SDK sends no data of a transaction.
+            event["contexts"].get("http.response.stream") or trace.get("data", {}),
             trace["trace_id"],
             trace["span_id"],
             event["start_timestamp"],

@@ -52,7 +52,7 @@ def test_completed(sentry, lifecycle):
     assert root.status == "ok"
     assert root.data["http.response.stream.chunks"] == 3
     assert root.data["http.response.body.size"] == 6
-    # Up to 2.5 the SDK itself does not send it.
+    # Up to 2.11 the SDK itself does not send it.
     assert root.data.get("http.response.status_code", 200) == 200
     for number in range(3):
         assert root.parent_of(f"chunk {number}") is None

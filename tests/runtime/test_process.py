@@ -82,7 +82,7 @@ def test_open_responses_are_finished_at_process_exit():
                     if item.type == "transaction":
                         event = item.payload.json
                         contexts = event["contexts"]
-                        data = contexts["trace"].get("data") or contexts["http.response.stream"]
+                        data = contexts.get("http.response.stream") or contexts["trace"]["data"]
                         print(event["transaction"], data["http.response.stream.outcome"])
             def flush(self, timeout, callback=None):
                 print("flush")

@@ -10,7 +10,7 @@ from contextvars import Context
 from typing import Any, Dict, Optional
 
 import sentry_sdk
-from sentry_sdk.tracing import Span
+from sentry_sdk.tracing import Transaction
 from sentry_sdk.utils import capture_internal_exceptions
 
 from .frames import hidden
@@ -53,10 +53,10 @@ def root_span() -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _sends_data() -> bool:
-    """Whether the SDK sends a transaction's data; up to 2.5 it keeps them to itself."""
-    span = Span()
-    span.set_data("probe", True)
-    return "data" in span.get_trace_context()
+    """Whether the SDK sends a transaction's data; up to 2.11 it keeps them to itself."""
+    transaction = Transaction(name="probe")
+    transaction.set_data("probe", True)
+    return "probe" in transaction.get_trace_context().get("data", {})
 
 
 def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
