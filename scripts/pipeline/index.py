@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -13,9 +14,6 @@ from packaging.version import Version
 from . import releases
 from .errors import FetchError, ReleaseError
 from .fetch import CACHE
-
-# Before 2.0.0 the SDK had no isolation scopes, which the runtime is built upon.
-OLDEST = Version("2.0.0")
 
 
 def listed() -> tuple[list[str], str]:
@@ -44,17 +42,23 @@ def _remembered(path: Path) -> tuple[list[str], str]:
 
 
 def _ask() -> list[str]:
-    command = [sys.executable, "-m", "pip", "index", "versions", "sentry-sdk"]
-    command += ["--disable-pip-version-check"]
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
-    )
-    found = re.search(r"(?m)^Available versions: (.+)$", result.stdout)
-    if result.returncode != 0 or found is None:
+    # pip lists all that there is when it is asked for what cannot be, and only then the
+    # yanked releases too, which somebody may have pinned. `pip index versions` does not.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "sentry-sdk==0"]
+    with tempfile.TemporaryDirectory() as directory:
+        result = subprocess.run(
+            [*command, f"--dest={directory}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+    found = re.search(r"\(from versions: (.+)\)", result.stderr)
+    if found is None or found[1] == "none":
         lines = result.stderr.strip().splitlines() or ["no output"]
         raise FetchError(
             "pip could not list the releases of sentry-sdk",
-            expected="Available versions: ...   (pip 21.2 or later)",
+            expected="(from versions: ...)",
             found=lines[-1],
             next=" ".join(command),
         )
@@ -66,4 +70,4 @@ def _final(text: str) -> list[str]:
         name = releases.parse(text)
     except ReleaseError:
         return []
-    return [name] if Version(name) >= OLDEST else []
+    return [name] if Version(name) >= releases.OLDEST else []

@@ -32,6 +32,8 @@ def port(old: str, new: str) -> Path | Merge:
         stopped at a conflict.
     """
     _refuse_supported(new)
+    if Version(new) < releases.OLDEST:
+        releases.choose(new)  # says why
     found = extract.from_wheel(fetch(new, None))
     nearest = releases.nearest(new)
     if nearest and lock.same_files(lock.locked_or_refuse(nearest), found):

@@ -15,6 +15,9 @@ from .errors import LockError, ReleaseError
 # what is built for the same SDK release changes.
 REVISION = 1
 
+# Before 2.0.0 the SDK had no isolation scopes, which the runtime is built upon.
+OLDEST = Version("2.0.0")
+
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "patches"
 
@@ -83,6 +86,8 @@ def version(release: str) -> str:
 def choose(text: str) -> str:
     """The supported release that the text names."""
     release = parse(text)
+    if Version(release) < OLDEST:
+        raise _refused(f"sentry-sdk {text}: there are no isolation scopes before {OLDEST}", text)
     if release not in supported():
         raise _refused(f"sentry-sdk {text}: there are no patches for it", text)
     return release

@@ -81,8 +81,8 @@ def test_pip_install_editable(checkout: Path, python: Path, tmp_path: Path) -> N
 def test_pip_shows_the_error(checkout: Path, python: Path) -> None:
     """The message must reach the user through pip's output."""
     install = [str(python), "-m", "pip", "install", "."]
-    output = run(checkout, *install, status=1, SENTRY_SDK_VERSION="1.2.3")
-    assert "error: sentry-sdk 1.2.3: there are no patches for it" in output
+    output = run(checkout, *install, status=1, SENTRY_SDK_VERSION="2.2.3")
+    assert "error: sentry-sdk 2.2.3: there are no patches for it" in output
     assert f"to {RELEASES[-1]}" in output
 
 

@@ -81,6 +81,7 @@ def test_short_form_of_a_release(project: Project) -> None:
     [
         ("9.0.1", "no patches"),
         ("9.2.0", "no patches"),
+        ("1.45.1", "no isolation scopes before 2.0.0"),
         ("9.1.0rc1", "pre-releases"),
         ("9.1.0.dev3", "pre-releases"),
         ("9.1.0.post1", "only final"),
