@@ -27,11 +27,15 @@ if not settings.configured:
     )
     django.setup()
 
+import hypothesis  # noqa: E402
 import sentry_sdk  # noqa: E402
 from harness import LIFECYCLES, Received, assert_accepted  # noqa: E402
 
 from vendored_integration import DjangoIntegration  # noqa: E402
 from vendored_integration.runtime.registry import registry  # noqa: E402
+
+# For the many combinations that the matrix runs; --hypothesis-profile chooses it.
+hypothesis.settings.register_profile("quick", max_examples=15)
 
 # What is imported by now is never collected; looking at it in every test takes long.
 gc.collect()
@@ -83,7 +87,9 @@ def sentry(init, lifecycle):
 def nothing_left_open():
     """No test leaves a response open: the next one would find it."""
     yield
-    gc.collect()
+    # Only then: it takes long, and most tests leave nothing.
+    if len(registry):
+        gc.collect()
     deadline = time.monotonic() + 10
     while len(registry) and time.monotonic() < deadline:
         time.sleep(0.01)

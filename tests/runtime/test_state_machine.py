@@ -296,8 +296,8 @@ class ResponseMachine(RuleBasedStateMachine):
 
 
 TestResponse = ResponseMachine.TestCase
+# How many examples is the profile's: 100, unless one is chosen.
 TestResponse.settings = settings(
-    max_examples=100,
     stateful_step_count=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
