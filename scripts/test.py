@@ -41,7 +41,15 @@ def main() -> int:
             return _fail("could not install tox\n  next: " + " ".join(pip))
         READY.touch()
     tox = [str(BIN / "python"), "-m", "tox", *sys.argv[1:]]
-    return subprocess.call(tox, cwd=str(ROOT))
+    return subprocess.call(tox, cwd=str(ROOT), env=_with_every_python())
+
+
+def _with_every_python() -> "dict[str, str]":
+    """pyenv's Pythons are on PATH only if they are activated: tox should find all of them."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    directories = [os.environ.get("PATH", os.defpath)]
+    directories += [str(path.parent) for path in sorted(pyenv.glob("versions/3.*/bin/python3"))]
+    return {**os.environ, "PATH": os.pathsep.join(directories)}
 
 
 def _fail(message: str) -> int:
