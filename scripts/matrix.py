@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Run tests against one SDK release after the other, in this Python environment.
+
+    python scripts/matrix.py runtime                         one release a patch directory
+    python scripts/matrix.py --release 2.12.0 runtime -k close
+    python scripts/matrix.py --share 1/6 runtime             every sixth of them
+
+tox starts it, in an environment with one Django (see tox.ini); what it does not know
+itself it gives to pytest. The releases are read from patches/, so that a new directory
+is tested without being named anywhere. An environment for each of them would take
+hours to install: here only the SDK and the wheel built for it are exchanged.
+
+Wheels are built into .cache/dist, and again only when what they are made from has
+changed. Exit status: 0 all passed, 1 some have failed, 2 an error.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Iterator, List
+
+from pipeline import fetch, releases
+from pipeline.errors import PipelineError
+
+DIST = releases.ROOT / ".cache" / "dist"
+TESTS = releases.ROOT / "tests"
+PYTHON = "{}.{}".format(*sys.version_info)
+
+# Of the environment, and not of the checkout, whose sources would be another build.
+IS_INSTALLED = """
+import sys, vendored_integration._vendor as v
+found = v.SENTRY_SDK_RELEASE, v.__file__.startswith(sys.prefix)
+assert found == (sys.argv[1], True), found
+"""
+
+
+def main(argv: List[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # pytest has options that begin alike.
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--release", action="append", metavar="RELEASE", help="or `oldest`, `newest`; repeatable"
+    )
+    parser.add_argument("--share", metavar="I/N", help="the I-th of each N patch directories")
+    parser.add_argument("--ends", action="store_true", help="with --share: oldest and newest, too")
+    args, pytest_args = parser.parse_known_args(argv)
+    try:
+        chosen = choose(args)
+        build(chosen)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed, passed = [], []
+    for release in chosen:
+        if not names_this_python(release):
+            print(f"sentry-sdk {release}: not for Python {PYTHON}, by its own metadata")
+            continue
+        began = time.monotonic()
+        print(f"--- sentry-sdk {release}", flush=True)
+        code = run(release, pytest_args)
+        (failed if code else passed).append(release)
+        result = "passed" if code == 0 else f"failed ({code})"
+        print(f"sentry-sdk {release}: {result}, {time.monotonic() - began:.0f} s", flush=True)
+    skipped = len(chosen) - len(passed) - len(failed)
+    print(f"{len(passed)} releases passed, {len(failed)} failed, {skipped} are not for this Python")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def choose(args: argparse.Namespace) -> List[str]:
+    """The releases to test: those asked for, or one for each patch directory."""
+    names = [directory.name for directory in releases.directories()]
+    # Not the last directory's name: it may serve later releases as well.
+    ends = {"oldest": names[0], "newest": releases.newest()}
+    if args.release:
+        return [ends.get(text) or releases.choose(text) for text in args.release]
+    if not args.share:
+        return names
+    index, _, count = args.share.partition("/")
+    chosen = names[int(index) - 1 :: int(count)]
+    if args.ends:
+        chosen = list(dict.fromkeys([ends["oldest"], *chosen, ends["newest"]]))
+    return chosen
+
+
+def names_this_python(release: str) -> bool:
+    """Whether the SDK's own classifiers name the Python that runs this.
+
+    Before 2.16.0 they do not name 3.13, and rightly: up to 2.7 that SDK fails at every
+    error it is to report there (`cannot pickle 'FrameLocalsProxy' object`).
+    """
+    with zipfile.ZipFile(fetch.fetch(release, None)) as wheel:
+        metadata = wheel.read(f"sentry_sdk-{release}.dist-info/METADATA").decode("utf-8")
+    return f"\nClassifier: Programming Language :: Python :: {PYTHON}\n" in metadata
+
+
+def build(chosen: List[str]) -> None:
+    """Build the wheels that are not up to date."""
+    DIST.mkdir(parents=True, exist_ok=True)
+    with locked(DIST / "lock"):
+        command = [sys.executable, str(releases.ROOT / "scripts" / "vendor.py"), "wheels"]
+        code = subprocess.call([*command, f"--out={DIST}", *chosen])
+    if code != 0:
+        raise PipelineError("could not build the wheels", next="see above")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Environments that run at the same time build one after the other."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run(release: str, pytest_args: List[str]) -> int:
+    # By the pin, as in a deployment; everything else is there already.
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
+    install += ["--disable-pip-version-check", "--find-links", str(DIST)]
+    install += ["--find-links", str(fetch.CACHE), f"sentry-sdk=={release}"]
+    install += [f"vendored-integration=={release}.{releases.REVISION}"]
+    # A wheel that was built again has the same version.
+    uninstall = [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes"]
+    uninstall += ["vendored-integration"]
+    for command in uninstall, install, [sys.executable, "-c", IS_INSTALLED, release]:
+        code = subprocess.call(command, cwd=str(TESTS))
+        if code != 0:
+            return code
+    environment = {**os.environ, "SDK": release}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args]
+    return subprocess.call(command, cwd=str(TESTS), env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
