@@ -59,7 +59,8 @@ def main(argv: List[str]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    failed, passed = [], []
+    failed: List[str] = []
+    passed: List[str] = []
     for release in chosen:
         if not names_this_python(release):
             print(f"sentry-sdk {release}: not for Python {PYTHON}, by its own metadata")
