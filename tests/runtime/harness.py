@@ -7,11 +7,11 @@ from io import BytesIO
 
 import sentry_relay
 import sentry_sdk
-import vendored_integration._vendor.django
 from sentry_relay.processing import StoreNormalizer
 from sentry_sdk.tracing import Span
 from sentry_sdk.transport import Transport
 
+import vendored_integration._vendor.django
 from sink import parse_envelope
 
 # Releases have it before their Django integration has.
