@@ -66,11 +66,12 @@ def main(argv: List[str]) -> int:
             print(f"sentry-sdk {release}: not for Python {PYTHON}, by its own metadata")
             continue
         began = time.monotonic()
-        print(f"--- sentry-sdk {release}", flush=True)
-        code = run(release, pytest_args)
+        # Environments that run at the same time write to one terminal.
+        code = run(release, pytest_args, quiet=len(chosen) > 1)
         (failed if code else passed).append(release)
         result = "passed" if code == 0 else f"failed ({code})"
-        print(f"sentry-sdk {release}: {result}, {time.monotonic() - began:.0f} s", flush=True)
+        seconds = time.monotonic() - began
+        print(f"Python {PYTHON}, sentry-sdk {release}: {result}, {seconds:.0f} s", flush=True)
     skipped = len(chosen) - len(passed) - len(failed)
     print(f"{len(passed)} releases passed, {len(failed)} failed, {skipped} are not for this Python")
     if failed:
@@ -123,22 +124,32 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def run(release: str, pytest_args: List[str]) -> int:
-    # By the pin, as in a deployment; everything else is there already.
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
-    install += ["--disable-pip-version-check", "--find-links", str(DIST)]
-    install += ["--find-links", str(fetch.CACHE), f"sentry-sdk=={release}"]
+def run(release: str, pytest_args: List[str], quiet: bool) -> int:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Also where the version is the same: the wheel may have been built again. What
+    # the two need is there already.
+    install += ["--force-reinstall", "--no-deps", "--no-index"]
+    install += ["--find-links", str(DIST), "--find-links", str(fetch.CACHE)]
+    install += [f"sentry-sdk=={release}"]
     install += [f"vendored-integration=={release}.{releases.REVISION}"]
-    # A wheel that was built again has the same version.
-    uninstall = [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes"]
-    uninstall += ["vendored-integration"]
-    for command in uninstall, install, [sys.executable, "-c", IS_INSTALLED, release]:
+    for command in install, [sys.executable, "-c", IS_INSTALLED, release]:
         code = subprocess.call(command, cwd=str(TESTS))
         if code != 0:
             return code
-    environment = {**os.environ, "SDK": release}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args]
-    return subprocess.call(command, cwd=str(TESTS), env=environment)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args],
+        cwd=str(TESTS),
+        env={**os.environ, "SDK": release},
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        universal_newlines=True,
+        errors="replace",
+    )
+    if quiet:
+        # The last line is pytest's summary.
+        lines = result.stdout.splitlines()
+        print("\n".join(lines[-1:] if result.returncode == 0 else lines), flush=True)
+    return result.returncode
 
 
 if __name__ == "__main__":
