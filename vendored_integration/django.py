@@ -7,7 +7,7 @@ import sentry_sdk.integrations
 from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
 from .runtime.body import patch_streaming_response
 from .runtime.log import logger
-from .runtime.options import Options
+from .runtime.options import DEFAULT_OPTIONS, Options
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
 
@@ -29,6 +29,11 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
     :param finish_on: ``"close"``: every response's transaction ends when the
         server closes the response. ``"return"``: one that is not streaming ends
         when the application returns, as in stock.
+    :param on_timeout: ``"finish"``: ``response_timeout`` ends the transaction, and what
+        is traced later is lost. ``"continue"``: for streams that live for hours: the
+        transaction of a streaming response is sent at each ``response_timeout``, and
+        whenever the SDK's limit of spans is reached, and the next one begins in the
+        same trace.
 
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of range.
@@ -37,13 +42,16 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
     def __init__(
         self,
         *args: Any,
-        response_timeout: Optional[float] = 300.0,
-        max_open_responses: int = 10_000,
-        finish_on: str = "close",
+        response_timeout: Optional[float] = DEFAULT_OPTIONS.response_timeout,
+        max_open_responses: int = DEFAULT_OPTIONS.max_open_responses,
+        finish_on: str = DEFAULT_OPTIONS.finish_on,
+        on_timeout: str = DEFAULT_OPTIONS.on_timeout,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.stream_options = Options(response_timeout, max_open_responses, finish_on).checked()
+        self.stream_options = Options(
+            response_timeout, max_open_responses, finish_on, on_timeout
+        ).checked()
         _report_stock()
 
     @staticmethod

@@ -3,7 +3,7 @@
 from typing import Any, Callable, Optional
 
 from ._vendor.wsgi import SentryWsgiMiddleware as _UpstreamSentryWsgiMiddleware
-from .runtime.options import Options
+from .runtime.options import DEFAULT_OPTIONS, Options
 
 __all__ = ["SentryWsgiMiddleware"]
 
@@ -20,7 +20,7 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
 
     Takes every argument of :class:`sentry_sdk.integrations.wsgi.SentryWsgiMiddleware`
     of the same SDK release, and ``response_timeout`` (seconds),
-    ``max_open_responses`` and ``finish_on`` as
+    ``max_open_responses``, ``finish_on`` and ``on_timeout`` as
     :class:`vendored_integration.DjangoIntegration` does.
 
     :raises TypeError: an argument is of the wrong type.
@@ -31,10 +31,13 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
         self,
         app: "Callable[..., Any]",
         *args: Any,
-        response_timeout: Optional[float] = 300.0,
-        max_open_responses: int = 10_000,
-        finish_on: str = "close",
+        response_timeout: Optional[float] = DEFAULT_OPTIONS.response_timeout,
+        max_open_responses: int = DEFAULT_OPTIONS.max_open_responses,
+        finish_on: str = DEFAULT_OPTIONS.finish_on,
+        on_timeout: str = DEFAULT_OPTIONS.on_timeout,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, *args, **kwargs)
-        self.stream_options = Options(response_timeout, max_open_responses, finish_on).checked()
+        self.stream_options = Options(
+            response_timeout, max_open_responses, finish_on, on_timeout
+        ).checked()

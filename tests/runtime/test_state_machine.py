@@ -218,7 +218,7 @@ class ResponseMachine(RuleBasedStateMachine):
     @rule()
     def evict(self):
         # What the registry does for the request that is one too many.
-        if registry.take(self.record, early=True):
+        if registry.take(self.record, "evicted"):
             self.record.evict()
         self.end("evicted")
 

@@ -5,7 +5,9 @@ few lines changed; those lines call in here as early as they can:
 
 * :mod:`.middleware` suspends upstream's middleware while the response is open;
 * :mod:`.response` is what the server gets: it counts, and notices ``close()``;
-* :mod:`.record` ends the transaction of one response, once, whatever ends it;
+* :mod:`.record` measures one open response, and ends its transaction, once;
+* :mod:`.suspended` is the record of a WSGI response: it resumes the middleware;
+* :mod:`.parts` sends a transaction early, or in parts, while its request goes on;
 * :mod:`.registry` knows all open responses: eviction, process exit, fork;
 * :mod:`.scheduler` runs deadlines: one timer thread, a few workers;
 * :mod:`.body` lets a Django body run in the context that it was created in;

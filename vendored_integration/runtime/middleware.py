@@ -13,9 +13,9 @@ from .context import publish
 from .frames import hidden
 from .log import logger
 from .options import Options
-from .record import Record, StartResponse
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
+from .suspended import StartResponse, SuspendedRecord
 
 
 def close_aware(
@@ -91,7 +91,7 @@ class _Request:
             if options is None:
                 options = sdk.options_of_integration()
             streaming = is_streaming(response)
-            record = Record(
+            record = SuspendedRecord(
                 suspended,
                 context,
                 self.measured_from,

@@ -5,6 +5,8 @@ from typing import NamedTuple, Optional
 
 #: Accepted values of ``finish_on``.
 FINISH_ON = ("close", "return")
+#: Accepted values of ``on_timeout``.
+ON_TIMEOUT = ("finish", "continue")
 
 
 class Options(NamedTuple):
@@ -18,11 +20,16 @@ class Options(NamedTuple):
 
     ``finish_on``: ``"close"``: every response ends when the server closes it;
     ``"return"``: one that is not streaming ends when the application returns.
+
+    ``on_timeout``: ``"finish"``: ``response_timeout`` ends the transaction;
+    ``"continue"``: that of a streaming response is sent then, and whenever the SDK's
+    limit of spans is reached, and goes on in the next part.
     """
 
     response_timeout: Optional[float] = 300.0
     max_open_responses: int = 10_000
     finish_on: str = "close"
+    on_timeout: str = "finish"
 
     def checked(self) -> "Options":
         """Return self.
@@ -46,11 +53,14 @@ class Options(NamedTuple):
             raise TypeError(f"max_open_responses must be a whole number, got {limit!r}")
         if limit < 1:
             raise ValueError(f"max_open_responses must be at least 1, got {limit!r}")
-        if self.finish_on not in FINISH_ON:
-            raise ValueError(
-                f"finish_on must be one of {', '.join(map(repr, FINISH_ON))}, "
-                f"got {self.finish_on!r}"
-            )
+        for name, value, accepted in (
+            ("finish_on", self.finish_on, FINISH_ON),
+            ("on_timeout", self.on_timeout, ON_TIMEOUT),
+        ):
+            if value not in accepted:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}"
+                )
         return self
 
 

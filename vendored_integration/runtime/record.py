@@ -1,46 +1,38 @@
-"""The record of one response: what is measured, and how its transaction ends.
+"""The record of one response that is open: what is measured, and how it ends.
 
-A transaction ends once, in one of two ways:
+Its transaction ends once:
 
-* with its response (``close``, ``fail``, ``abandon``): upstream's middleware,
-  suspended since the application returned, is resumed and leaves its own
-  ``with`` blocks: the span is finished, the session ended, the scopes restored;
-* early (``expire``, ``evict``), while the response stays open: only the span is
-  finished, and the middleware is resumed later, when the response is closed.
+* with the response: whoever closes it takes the record out of the registry, and
+  upstream's middleware leaves its ``with`` blocks;
+* or early, while the response stays open (``response_timeout``, eviction): a
+  double of the root span is sent in its place (see :mod:`.parts`).
 
-Which one it is, is decided by taking the record out of the registry. Finishing
-runs hooks of the user (``before_send_transaction``), which may hang; so nobody
-waits for somebody else's finishing: a ``close`` that comes during an early
-ending leaves the resuming to the thread that is at it.
+Sending runs hooks of the user (``before_send_transaction``), which may hang; so
+nobody waits for somebody else's sending.
 
-A record never refers to the response that the server holds, so that the garbage
-collector can tell when the server has dropped that.
+With ``on_timeout="continue"`` the deadline, and the SDK's limit of spans, send
+what there is by then, and the next part of the transaction begins.
 """
 
 import os
 import threading
-import weakref
 from contextvars import Context
 from time import perf_counter
-from types import TracebackType
-from typing import Any, Callable, Dict, Generator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from . import sdk
-from .body import BodyContext
-from .context import publish, run_in
+import sentry_sdk.scope
+
+from . import parts, sdk
 from .frames import hidden
 from .log import logger
-from .options import Options
+from .options import DEFAULT_OPTIONS, Options
 from .registry import registry
 from .scheduler import Entry, scheduler
 
-#: Protects ``_early``, ``_close_wanted`` and ``_suspended`` of all records: an
-#: early ending and the close of the same response may meet. Held for a few
-#: instructions, never while foreign code runs.
-_lock = threading.Lock()
-
-# States of an early ending (``Record._early``).
-_NO, _DECIDED, _RUNNING, _DONE = range(4)
+#: Protects ``_over``, ``_unsent`` and ``_suspended`` of all records, and the root
+#: span while it is doubled: a deadline and the close of the same response may
+#: meet. Held for a few instructions, never while foreign code runs.
+lock = threading.Lock()
 
 #: Milliseconds in a second.
 _MS = 1e3
@@ -60,122 +52,57 @@ class Progress(NamedTuple):
     send_time: float
 
 
-_NO_PROGRESS = Progress(0, 0, 0.0, 0.0, 0.0)
+NO_PROGRESS = Progress(0, 0, 0.0, 0.0, 0.0)
 
 
 def _no_progress() -> Progress:
-    return _NO_PROGRESS
-
-
-class StartResponse:
-    """The server's ``start_response``, and what the application has told it.
-
-    The suspended middleware holds this, and must not hold the server's handler,
-    which may hold the response (wsgiref's does): a response that the server drops
-    would never be free. So the server's function is held weakly once there is a
-    response, which then holds it.
-    """
-
-    __slots__ = ("headers", "server", "_weak")
-
-    def __init__(self, server: "Callable[..., Any]") -> None:
-        self.server: "Optional[Callable[..., Any]]" = server
-        self._weak: "Optional[weakref.ref[Any]]" = None
-        #: The headers, once the application has called start_response.
-        self.headers: "List[Any]" = []
-
-    def __call__(self, status: str, headers: "List[Any]", *exc_info: Any) -> Any:
-        self.headers = headers
-        server = self.server
-        if server is None and self._weak is not None:
-            server = self._weak()
-        if server is None:
-            return _discard  # the response has been dropped
-        return server(status, headers, *exc_info)
-
-    def weaken(self) -> Any:
-        """Return the server's function, for the caller to hold."""
-        server = self.server
-        try:
-            self._weak = weakref.ref(server)
-        except TypeError:
-            return None  # cannot be held weakly
-        self.server = None
-        return server
-
-
-def _discard(data: bytes) -> None:
-    """The ``write()`` of a response that is no more."""
+    return NO_PROGRESS
 
 
 class Record(Entry):
-    """One response between the application's return and the end of its transaction."""
+    """One response, from the application's return to the end of its transaction."""
 
     __slots__ = (
-        "_suspended",
         "_context",
-        "_published",
         "_span",
-        "_early",
-        "_outcome",
-        "_close_wanted",
+        "_options",
+        "_over",
+        "_unsent",
+        "_parts",
+        "_first_span_id",
+        "_links",
         "_process",
-        "_method",
-        "_start_response",
-        "body",
+        "early_outcome",
         "streaming",
         "started",
         "returned",
         "progress",
-        "exhausted",
     )
 
-    def __init__(
-        self,
-        suspended: "Generator[Any, Any, Any]",
-        context: Context,
-        started: float,
-        method: str,
-        start_response: StartResponse,
-        streaming: bool,
-        body: "Optional[BodyContext]",
-    ) -> None:
+    def __init__(self, context: Context, span: Any, started: float, streaming: bool) -> None:
+        """
+        :param context: the request's.
+        :param span: its root span, or ``None``.
+        :param started: the request's start, in seconds of ``perf_counter``.
+        """
         super().__init__()
-        self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
         self._context = context
-        self._published = context.copy()
-        self._span = context.run(sdk.root_span)
-        self._early = _NO
-        self._outcome = ""
-        self._close_wanted = False
+        self._span = span
+        self._options = DEFAULT_OPTIONS
+        self._over = False
+        # The double of the root span, until somebody sends it.
+        self._unsent: Any = None
+        self._parts = 1
+        self._first_span_id = ""
+        self._links: "Optional[parts.Links]" = None
         self._process = registry.process
-        self._method = method
-        self._start_response = start_response
-        self.body = body
-        if body is not None:
-            sdk.share_scopes(context, body.context)
-            body.begin()
+        #: How the transaction ended while the response stayed open; see Registry.
+        self.early_outcome = ""
         self.streaming = streaming
         self.started = started
         self.returned = perf_counter()
         #: Returns what has been measured so far; replaced when the body is iterated.
         self.progress: "Callable[[], Progress]" = _no_progress
-        self.exhausted = False
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether upstream's middleware is still suspended."""
-        return self._suspended is not None
-
-    def sent_by_server(self) -> None:
-        """The server has read a file itself (sendfile): the header is all we know.
-
-        Not even whether the client has stayed to the end of it.
-        """
-        self.exhausted = True
-        if self._method != "HEAD":
-            sent = _NO_PROGRESS._replace(size=self._content_length())
-            self.progress = lambda: sent
 
     # -- opening ---------------------------------------------------------------
 
@@ -184,185 +111,133 @@ class Record(Entry):
 
         :param started: the request's start, in seconds of the scheduler's clock.
         """
+        self._options = options
+        timeout = options.response_timeout
+        if options.on_timeout == "continue" and self.streaming:
+            if parts.records_spans(self._span):
+                parts.watch(self._span, self._on_full)
+            else:
+                timeout = None  # nothing is kept until the end, and nothing lost
         evicted = registry.add(self, options.max_open_responses)
-        if options.response_timeout is not None:
-            scheduler.schedule(self, started + options.response_timeout)
-            if self not in registry:
-                scheduler.cancel(self)  # evicted in the meantime
+        if timeout is not None:
+            self._schedule(started + timeout)
         if evicted is not None:
-            scheduler.cancel(evicted)
             evicted.evict()
             scheduler.poll()  # at once, also where no thread runs
 
-    def return_now(self) -> None:
-        """End the transaction at the application's return (``finish_on="return"``)."""
-        self._resume(None)
-
-    def weaken_start_response(self) -> Any:
-        """Return the server's ``start_response``, for the response to hold."""
-        return self._start_response.weaken()
-
-    # -- the contexts ----------------------------------------------------------
-
-    @property
-    def step_context(self) -> Context:
-        """The context that the steps of the body run in."""
-        return self._context if self.body is None else self.body.context
-
-    def run(self, function: Any, *args: Any) -> Any:
-        """Run something of the response other than its body's steps: its ``close()``."""
-        return run_in(self._context, function, *args)
-
-    def _publish(self) -> None:
-        """Let the server's context see what the application has set since."""
-        if self.body is not None:
-            run_in(self._context, self.body.publish)
-        publish(self._context, self._published)
-        self._published = self._context.copy()
+    def _schedule(self, deadline: float) -> None:
+        scheduler.schedule(self, deadline)
+        if self not in registry:
+            scheduler.cancel(self)  # ended in the meantime
 
     # -- endings with the response -----------------------------------------------
 
-    def close(self) -> None:
-        """The server has closed the response, and the response's own close() has run."""
-        if registry.take(self):
-            scheduler.cancel(self)
-            self._end("completed" if self._is_complete() else "cancelled", None)
-        else:
-            self._close_after_early_ending()
-        self._publish()
-
-    def fail(self, error: BaseException) -> None:
-        """The body, or the response's ``close()``, has raised: report and end.
-
-        To be called while the error is being handled. The error's traceback is
-        left as it was: that is what the server goes on to see.
-        """
-        traceback: "Optional[TracebackType]" = error.__traceback__
-        if self.body is not None:
-            # The body may have reported the error itself: the SDK's memory of
-            # that is a context variable, too.
-            run_in(self._context, self.body.publish)
-        if registry.take(self):
-            scheduler.cancel(self)
-            self._end("failed", error)
-        else:
-            run_in(self._context, sdk.capture_exception, self._span)
-        error.__traceback__ = traceback
-        self._publish()
-
     def abandon(self) -> None:
         """Nobody will close the response: it was dropped, or the process ends."""
+        raise NotImplementedError
+
+    def end(self, outcome: str) -> bool:
+        """The response has ended. The caller makes upstream leave its ``with`` blocks.
+
+        :return: false if the transaction had ended before.
+        """
+        if self._process != registry.process:
+            return False  # forked since: the parent ends it
         if registry.take(self):
             scheduler.cancel(self)
-            self._end("abandoned", None)
-        else:
-            self._close_after_early_ending()
+        if self.early_outcome:
+            self._end_early()
+            self._send_unsent()
+            registry.release(self)
+            return False
+        with lock:
+            over, self._over = self._over, True
+        if not over:
+            self._annotate(self._span, outcome, self._parts)
+        return not over
 
-    def _end(self, outcome: str, error: "Optional[BaseException]") -> None:
-        try:
-            self._annotate(outcome)
-        finally:
-            self._resume(error)
-
-    def _resume(self, error: "Optional[BaseException]") -> None:
-        if self._process != registry.process:
-            return  # forked since: the parent ends it
-        with _lock:
-            suspended, self._suspended = self._suspended, None
-        if suspended is None:
+    def log_late_spans(self) -> None:
+        """Say how many spans came after an early ending, once."""
+        if not self.early_outcome or self._span is None:
             return
-        try:
-            run_in(self._context, _resume, suspended, error)
-        finally:
-            if self._early:
-                registry.release(self)
+        count = parts.late_spans(self._span)
+        if count:
+            logger.warning(
+                "%d span(s) of %r were made after its transaction had ended (%s), and are "
+                'lost; on_timeout="continue" keeps those after a response_timeout',
+                count,
+                getattr(self._span, "name", None),
+                self.early_outcome,
+            )
 
     # -- early endings ---------------------------------------------------------
 
     def expire(self) -> None:
         """``response_timeout`` has passed. On a worker thread."""
-        if registry.take(self, early=True):
-            self._decide("timed_out")
+        timeout = self._options.response_timeout
+        if self.streaming and self._options.on_timeout == "continue" and timeout is not None:
+            self._schedule(scheduler.now() + timeout)
+            self._continue()
+        elif registry.take(self, "timed_out"):
             self._end_early()
+            self._send_unsent()
 
     def evict(self) -> None:
         """Too many responses are open, and this is the oldest: it was taken out."""
-        self._decide("evicted")
-        scheduler.submit(self._end_early)
-
-    def _decide(self, outcome: str) -> None:
-        with _lock:
-            self._outcome = outcome
-            self._early = _DECIDED
-            close_wanted = self._close_wanted
-        if close_wanted:
-            # The response was closed between the taking and the deciding.
-            scheduler.submit(self._close_after_early_ending)
+        self._end_early()
+        scheduler.submit(self._send_unsent)
 
     def _end_early(self) -> None:
-        with _lock:
-            if self._early != _DECIDED:
+        """Separate what is to be sent from what goes on. Whoever comes first does it."""
+        with lock:
+            if self._over:
                 return
-            self._early = _RUNNING
-        try:
-            # In a copy: the server's thread may be in the context, or want to
-            # enter it for the next step.
-            self._context.copy().run(self._finish_span)
-        finally:
-            with _lock:
-                self._early = _DONE
-                close_wanted = self._close_wanted
-            if close_wanted:
-                self._resume(None)
+            self._over = True
+            if self._span is not None:
+                self._unsent = parts.take_over(self._span)
 
-    def _finish_span(self) -> None:
-        span = self._span
-        if span is None:
-            return
-        try:
-            self._annotate(self._outcome)
-        finally:
-            sdk.finish_early(span)
+    def _send_unsent(self) -> None:
+        with lock:
+            double, self._unsent = self._unsent, None
+        if double is not None and self._process == registry.process:
+            self._send(double, self.early_outcome, self._parts)
 
-    def _close_after_early_ending(self) -> None:
-        """Resume the middleware, unless another thread is at the ending: then it will."""
-        if self._process != registry.process:
-            return
-        with _lock:
-            self._close_wanted = True
-            early = self._early
-            if early == _DECIDED:
-                self._early = _DONE
-        if early == _DECIDED:
-            # No worker has begun yet (all may hang): no need to wait for one.
-            self._end(self._outcome, None)
-        elif early == _DONE:
-            self._resume(None)
+    def _send(self, double: Any, outcome: str, part: int) -> None:
+        try:
+            self._annotate(double, outcome, part)
+        finally:
+            parts.send(double, self._context)
+
+    # -- parts -----------------------------------------------------------------
+
+    def _on_full(self) -> None:
+        """One span more, and the SDK would begin to drop them."""
+        try:
+            if self._span._span_recorder.worth_sending:
+                self._continue()
+        except Exception:
+            logger.exception("internal error while sending a part of a transaction")
+
+    def _continue(self) -> None:
+        """Send what there is, and go on with the next part."""
+        with lock:
+            if self._over or self._process != registry.process:
+                return
+            root = self._span
+            if self._links is None:
+                self._first_span_id = root.span_id
+                self._links = parts.Links(self._context[sentry_sdk.scope._isolation_scope])
+            double = parts.begin_next(root, self._first_span_id)
+            self._links.add(root.span_id, double.span_id)
+            part = self._parts
+            self._parts = part + 1
+        self._send(double, "continued", part)
 
     # -- what is told about the response -----------------------------------------
 
-    def _is_complete(self) -> bool:
-        """Whether a closed response had been sent as far as it was to be sent."""
-        if self.exhausted or self._method == "HEAD":
-            return True
-        progress = self.progress()
-        if not progress.chunks:
-            return True
-        length = self._content_length()
-        return length is not None and (progress.size or 0) >= length
-
-    def _content_length(self) -> "Optional[int]":
-        try:
-            for name, value in self._start_response.headers:
-                if name.lower() == "content-length":
-                    return int(value)
-        except (AttributeError, TypeError, ValueError):
-            pass  # not what the WSGI specification allows; the server will say so
-        return None
-
-    def _annotate(self, outcome: str) -> None:
-        """Put what was measured on the transaction (times in milliseconds)."""
-        if not self.streaming or self._span is None:
+    def _annotate(self, span: Any, outcome: str, part: int) -> None:
+        """Put what was measured on a transaction (times in milliseconds)."""
+        if not self.streaming or span is None:
             return
         progress = self.progress()
         data: "Dict[str, Any]" = {
@@ -378,42 +253,14 @@ class Record(Entry):
             data["http.response.stream.time_to_first_chunk"] = (
                 progress.first_chunk - self.started
             ) * _MS
-        sdk.annotate(self._span, data, outcome)
-
-
-def _resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]") -> None:
-    """Let upstream's middleware leave its ``with`` blocks, in the request's context.
-
-    An error is thrown into it, and comes out again; the caller raises it itself.
-    The scopes are put back afterwards: the context belongs to this request alone,
-    and an error that comes later (in ``close()``, after a body that failed) must
-    still find them.
-    """
-    scopes = sdk.scope_variables()
-    try:
-        if error is None:
-            next(suspended)
-        else:
-            suspended.throw(error)
-    except StopIteration:
-        pass
-    except BaseException as raised:
-        # A StopIteration of the application comes back as the cause (PEP 479).
-        if raised is error or (error is not None and raised.__cause__ is error):
-            pass
-        elif isinstance(raised, ValueError) and "different Context" in str(raised):
-            pass  # in a copy of the context, where older SDKs fail to reset scopes
-        elif isinstance(raised, Exception):
-            logger.exception("internal error while finishing a response")
-        else:
-            raise  # a signal handler's, such as the server's own SystemExit
-    finally:
-        sdk.restore_scopes(scopes)
+        if self._parts > 1:
+            data["http.response.stream.part"] = part
+        sdk.annotate(span, data, outcome)
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global lock
+    lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

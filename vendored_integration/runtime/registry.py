@@ -60,17 +60,20 @@ class Registry:
             if len(self._open) <= limit:
                 return None
             oldest = self._open.popitem(last=False)[0]
+            oldest.early_outcome = "evicted"
             self._ended_early.add(oldest)
             return oldest
 
-    def take(self, record: "Record", early: bool = False) -> bool:
+    def take(self, record: "Record", early_outcome: str = "") -> bool:
         """Take a record out, to end it: true for exactly one caller.
 
-        :param early: the response stays open; ``release`` is called later.
+        :param early_outcome: how, if the response stays open; ``release`` is called
+            later.
         """
         with self._lock:
             taken = self._open.pop(record, self) is None
-            if taken and early:
+            if taken and early_outcome:
+                record.early_outcome = early_outcome
                 self._ended_early.add(record)
             return taken
 

@@ -15,8 +15,9 @@ from typing import Any, Callable, Iterator, Optional, Union
 from .context import entry_refused, run_in
 from .frames import hidden
 from .log import logger
-from .record import Progress, Record
+from .record import Progress
 from .scheduler import scheduler
+from .suspended import SuspendedRecord
 
 
 class _ScopedResponse:
@@ -30,7 +31,9 @@ class _ScopedResponse:
 
     __slots__ = ("_response", "_record", "_start_response", "__weakref__")
 
-    def __init__(self, scope: Any, response: Any, record: "Optional[Record]" = None) -> None:
+    def __init__(
+        self, scope: Any, response: Any, record: "Optional[SuspendedRecord]" = None
+    ) -> None:
         self._response = response
         self._record = record
         self._start_response = None if record is None else record.weaken_start_response()
@@ -63,7 +66,7 @@ class _ScopedResponse:
 
 
 def _steps(
-    owner: _ScopedResponse, record: Record, iterator: "Iterator[Any]", produce_time: float
+    owner: _ScopedResponse, record: SuspendedRecord, iterator: "Iterator[Any]", produce_time: float
 ) -> "Iterator[Any]":
     """Iterate a response. The iterator keeps ``owner`` from being collected.
 
@@ -140,7 +143,7 @@ class _CloseHook:
 
     __slots__ = ("_close", "_record", "_start_response")
 
-    def __init__(self, close: "Optional[Callable[[], Any]]", record: Record) -> None:
+    def __init__(self, close: "Optional[Callable[[], Any]]", record: SuspendedRecord) -> None:
         if isinstance(close, _CloseHook):
             close = close._close  # a file that is handed out again is hooked once
         self._close: "Optional[Callable[[], Any]]" = close
@@ -166,7 +169,7 @@ def _nothing() -> None:
     pass
 
 
-def _close_with(record: Record, close: "Callable[..., Any]", *args: Any) -> None:
+def _close_with(record: SuspendedRecord, close: "Callable[..., Any]", *args: Any) -> None:
     """Close the application's response first, and end its transaction then."""
     try:
         record.run(close, *args)
@@ -179,7 +182,7 @@ def _close_with(record: Record, close: "Callable[..., Any]", *args: Any) -> None
         logger.exception("internal error while finishing a response")
 
 
-def _fail(record: Record, error: BaseException) -> None:
+def _fail(record: SuspendedRecord, error: BaseException) -> None:
     """Report an error of the application, which the caller then raises."""
     try:
         record.fail(error)
@@ -193,7 +196,7 @@ def _dropped(owner: "Union[_ScopedResponse, _CloseHook]") -> None:
     It is not ended here: the garbage collector may run anywhere, also while a
     lock is held that an event processor of the user wants.
     """
-    record: "Optional[Record]" = getattr(owner, "_record", None)
+    record: "Optional[SuspendedRecord]" = getattr(owner, "_record", None)
     if record is not None and record.unfinished:
         scheduler.submit(record.abandon)
 
@@ -224,7 +227,7 @@ def is_streaming(response: Any) -> bool:
     return not isinstance(response, (list, tuple))
 
 
-def close_aware_response(response: Any, record: Record, file_wrapper: Any) -> Any:
+def close_aware_response(response: Any, record: SuspendedRecord, file_wrapper: Any) -> Any:
     """Return what to hand to the server for an application's response."""
     if is_file_response(response, file_wrapper):
         response.close = _CloseHook(getattr(response, "close", None), record)

@@ -103,6 +103,10 @@ class Scheduler:
 
     # -- what callers use ------------------------------------------------------
 
+    def now(self) -> float:
+        """Seconds of the clock that deadlines go by."""
+        return self._clock()
+
     def schedule(self, entry: Entry, deadline: float) -> None:
         """Have ``entry.expire()`` called once ``clock()`` has passed ``deadline`` (seconds)."""
         tick = int(deadline * TICKS_PER_SECOND) + 1

@@ -76,27 +76,6 @@ def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
         span.set_status(status)
 
 
-def finish_early(span: Any) -> None:
-    """Finish a root span whose ``with`` block is still suspended.
-
-    The block's own exit comes later, when the response is closed, and is ignored
-    by the SDK. Until then the span stays current, so that errors and outgoing
-    requests of the rest of the body still belong to its trace.
-    """
-    scope = sentry_sdk.Scope.get_current_scope()
-    current = scope._span
-    entered = getattr(span, "_context_manager_state", None)
-    try:
-        span.__exit__(None, None, None)
-    finally:
-        scope._span = current
-        if entered is not None:
-            # A transaction's second exit wants to find what the first one did,
-            # except for the profile, which has been stopped and sent.
-            span._context_manager_state = entered
-            span._profile = None
-
-
 def capture_exception(span: Any) -> None:
     """Report the error being handled as upstream's middleware would.
 

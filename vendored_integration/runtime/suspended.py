@@ -1,0 +1,235 @@
+"""The record of a WSGI response: upstream's middleware waits, suspended, for its end.
+
+A record never refers to the response that the server holds, so that the garbage
+collector can tell when the server has dropped that.
+"""
+
+import weakref
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Callable, Generator, List, Optional
+
+from . import record as records
+from . import sdk
+from .body import BodyContext
+from .context import publish, run_in
+from .frames import hidden
+from .log import logger
+from .record import NO_PROGRESS, Record
+from .registry import registry
+
+
+class StartResponse:
+    """The server's ``start_response``, and what the application has told it.
+
+    The suspended middleware holds this, and must not hold the server's handler,
+    which may hold the response (wsgiref's does): a response that the server drops
+    would never be free. So the server's function is held weakly once there is a
+    response, which then holds it.
+    """
+
+    __slots__ = ("headers", "server", "_weak")
+
+    def __init__(self, server: "Callable[..., Any]") -> None:
+        self.server: "Optional[Callable[..., Any]]" = server
+        self._weak: "Optional[weakref.ref[Any]]" = None
+        #: The headers, once the application has called start_response.
+        self.headers: "List[Any]" = []
+
+    def __call__(self, status: str, headers: "List[Any]", *exc_info: Any) -> Any:
+        self.headers = headers
+        server = self.server
+        if server is None and self._weak is not None:
+            server = self._weak()
+        if server is None:
+            return _discard  # the response has been dropped
+        return server(status, headers, *exc_info)
+
+    def weaken(self) -> Any:
+        """Return the server's function, for the caller to hold."""
+        server = self.server
+        try:
+            self._weak = weakref.ref(server)
+        except TypeError:
+            return None  # cannot be held weakly
+        self.server = None
+        return server
+
+
+def _discard(data: bytes) -> None:
+    """The ``write()`` of a response that is no more."""
+
+
+class SuspendedRecord(Record):
+    """One WSGI response, and the middleware that is resumed when it has ended."""
+
+    __slots__ = (
+        "_suspended",
+        "_published",
+        "_method",
+        "_start_response",
+        "body",
+        "exhausted",
+    )
+
+    def __init__(
+        self,
+        suspended: "Generator[Any, Any, Any]",
+        context: Context,
+        started: float,
+        method: str,
+        start_response: StartResponse,
+        streaming: bool,
+        body: "Optional[BodyContext]",
+    ) -> None:
+        super().__init__(context, context.run(sdk.root_span), started, streaming)
+        self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
+        self._published = context.copy()
+        self._method = method
+        self._start_response = start_response
+        self.body = body
+        if body is not None:
+            sdk.share_scopes(context, body.context)
+            body.begin()
+        self.exhausted = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether upstream's middleware is still suspended."""
+        return self._suspended is not None
+
+    def sent_by_server(self) -> None:
+        """The server has read a file itself (sendfile): the header is all we know.
+
+        Not even whether the client has stayed to the end of it.
+        """
+        self.exhausted = True
+        if self._method != "HEAD":
+            sent = NO_PROGRESS._replace(size=self._content_length())
+            self.progress = lambda: sent
+
+    def weaken_start_response(self) -> Any:
+        """Return the server's ``start_response``, for the response to hold."""
+        return self._start_response.weaken()
+
+    # -- the contexts ----------------------------------------------------------
+
+    @property
+    def step_context(self) -> Context:
+        """The context that the steps of the body run in."""
+        return self._context if self.body is None else self.body.context
+
+    def run(self, function: Any, *args: Any) -> Any:
+        """Run something of the response other than its body's steps: its ``close()``."""
+        return run_in(self._context, function, *args)
+
+    def _publish(self) -> None:
+        """Let the server's context see what the application has set since."""
+        if self.body is not None:
+            run_in(self._context, self.body.publish)
+        publish(self._context, self._published)
+        self._published = self._context.copy()
+
+    # -- endings -----------------------------------------------------------------
+
+    def return_now(self) -> None:
+        """End the transaction at the application's return (``finish_on="return"``)."""
+        self.end("")
+        self._resume(None)
+
+    def close(self) -> None:
+        """The server has closed the response, and the response's own close() has run."""
+        try:
+            self.end("completed" if self._is_complete() else "cancelled")
+        finally:
+            self._resume(None)
+        self._publish()
+
+    def fail(self, error: BaseException) -> None:
+        """The body, or the response's ``close()``, has raised: report and end.
+
+        To be called while the error is being handled. The error's traceback is
+        left as it was: that is what the server goes on to see.
+        """
+        traceback: "Optional[TracebackType]" = error.__traceback__
+        if self.body is not None:
+            # The body may have reported the error itself: the SDK's memory of
+            # that is a context variable, too.
+            run_in(self._context, self.body.publish)
+        if self.end("failed"):
+            self._resume(error)
+        else:
+            run_in(self._context, sdk.capture_exception, self._span)
+        error.__traceback__ = traceback
+        self._publish()
+
+    def abandon(self) -> None:
+        """Nobody will close the response: it was dropped, or the process ends."""
+        try:
+            self.end("abandoned")
+        finally:
+            self._resume(None)
+
+    def _resume(self, error: "Optional[BaseException]") -> None:
+        if self._process != registry.process:
+            return  # forked since: the parent ends it
+        with records.lock:
+            suspended, self._suspended = self._suspended, None
+        if suspended is None:
+            return
+        run_in(self._context, _resume, suspended, error)
+        self.log_late_spans()
+
+    # -- what is told about the response -----------------------------------------
+
+    def _is_complete(self) -> bool:
+        """Whether a closed response had been sent as far as it was to be sent."""
+        if self.exhausted or self._method == "HEAD":
+            return True
+        progress = self.progress()
+        if not progress.chunks:
+            return True
+        length = self._content_length()
+        return length is not None and (progress.size or 0) >= length
+
+    def _content_length(self) -> "Optional[int]":
+        try:
+            for name, value in self._start_response.headers:
+                if name.lower() == "content-length":
+                    return int(value)
+        except (AttributeError, TypeError, ValueError):
+            pass  # not what the WSGI specification allows; the server will say so
+        return None
+
+
+def _resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]") -> None:
+    """Let upstream's middleware leave its ``with`` blocks, in the request's context.
+
+    An error is thrown into it, and comes out again; the caller raises it itself.
+    The scopes are put back afterwards: the context belongs to this request alone,
+    and an error that comes later (in ``close()``, after a body that failed) must
+    still find them.
+    """
+    scopes = sdk.scope_variables()
+    try:
+        if error is None:
+            next(suspended)
+        else:
+            suspended.throw(error)
+    except StopIteration:
+        pass
+    except BaseException as raised:
+        # A StopIteration of the application comes back as the cause (PEP 479).
+        if raised is error or (error is not None and raised.__cause__ is error):
+            pass
+        elif isinstance(raised, ValueError) and "different Context" in str(raised):
+            pass  # in a copy of the context, where older SDKs fail to reset scopes
+        elif isinstance(raised, Exception):
+            logger.exception("internal error while finishing a response")
+        else:
+            raise  # a signal handler's, such as the server's own SystemExit
+    finally:
+        sdk.restore_scopes(scopes)
+
+
+__name__ = hidden(__name__)
