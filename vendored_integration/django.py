@@ -5,7 +5,7 @@ from typing import Any, Optional
 import sentry_sdk.integrations
 
 from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
-from .runtime.body import patch_streaming_response
+from .runtime.body import patch_asgi_handler, patch_streaming_response
 from .runtime.log import logger
 from .runtime.options import DEFAULT_OPTIONS, Options
 
@@ -60,6 +60,7 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         global _set_up
         _UpstreamDjangoIntegration.setup_once()
         patch_streaming_response()
+        patch_asgi_handler()
         _set_up = True
 
 

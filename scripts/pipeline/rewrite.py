@@ -40,6 +40,12 @@ RULES = (
         r"\1from vendored_integration._vendor.wsgi import ",
     ),
     Rule(
+        "asgi-middleware",
+        "django/asgi.py",
+        r"(?m)^from sentry_sdk\.integrations\.asgi import SentryAsgiMiddleware$",
+        r"from vendored_integration.runtime.asgi import SentryAsgiMiddleware",
+    ),
+    Rule(
         "docstring-asgi",
         "django/asgi.py",
         r"`sentry_sdk\.integrations\.django`",

@@ -43,6 +43,8 @@ class Integration:
 ASGI = '''\
 """Used by `sentry_sdk.integrations.django` only."""
 
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+
 
 def wrap():
     return None

@@ -14,7 +14,8 @@ def refused(project: Project, name: str, text: str) -> str:
 @pytest.mark.parametrize(
     ("name", "text", "rule"),
     [
-        ("django/asgi.py", "def wrap():\n    return None\n", "docstring-asgi"),
+        ("django/asgi.py", sdk.ASGI.replace("`", ""), "docstring-asgi"),
+        ("django/asgi.py", sdk.ASGI.replace("import Sentry", "import"), "asgi-middleware"),
         ("django/__init__.py", "from sentry_sdk.integrations.wsgi import a\n", "import-django"),
         ("django/__init__.py", "from sentry_sdk.integrations.django import a\n", "import-wsgi"),
     ],

@@ -4,17 +4,19 @@ As ``asyncio.create_task`` does for tasks: what a middleware or a view had bound
 (``with bound_contextvars(request_id=…)``) when it made the response is still
 bound in the generator, though the ``with`` block has been left since.
 
-``StreamingHttpResponse`` is patched in one place, where it takes a body: the
-context is remembered, and the body's own ``close()``, which Django calls when
+``StreamingHttpResponse`` is patched where it takes a body: the context is remembered, and the body's own ``close()``, which Django calls when
 the response is closed, is made to run in it; a generator's ``finally`` block
 thus finds the tokens that it got from its own context.
 """
 
+import asyncio
 import functools
+import types
 from contextvars import Context, copy_context
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, AsyncIterator, Callable, Generator, Iterator, List, Optional, Tuple
 
 from .context import publish, run_in
+from .exchange import HttpExchange, current_exchange
 from .frames import hidden
 
 #: The attribute of a streaming response that holds its BodyContext.
@@ -24,10 +26,12 @@ _ATTRIBUTE = "_vendored_integration_body"
 class BodyContext:
     """The context that a streaming response was created in."""
 
-    __slots__ = ("context", "_published")
+    __slots__ = ("context", "iterators", "_published")
 
     def __init__(self) -> None:
         self.context: Context = copy_context()
+        #: The async iterators that the response was given, which it does not close.
+        self.iterators: "List[Any]" = []
         self._published: Context = self.context
 
     def __reduce__(self) -> "Tuple[Any, ...]":
@@ -42,6 +46,57 @@ class BodyContext:
         """Set in the running context what the body has changed since."""
         publish(self.context, self._published)
         self._published = self.context.copy()
+
+    async def aclose(self) -> None:
+        """Close what is iterated now, and not when the garbage collector finds it.
+
+        An error goes where it goes otherwise: to the loop's exception handler.
+        """
+        # The last one iterates those before it.
+        while self.iterators:
+            iterator = self.iterators.pop()
+            try:
+                await in_context(self.context, iterator.aclose())
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {
+                        "message": "an error occurred during closing of asynchronous "
+                        f"generator {iterator!r}",
+                        "exception": error,
+                        "asyncgen": iterator,
+                    }
+                )
+
+
+@types.coroutine
+def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
+    """Await something in a context, within the running task: one step at a time.
+
+    The task stays the same, so that ``asyncio.current_task()``, timeouts and task
+    groups are none the wiser; what is awaited between two steps is awaited by it.
+    """
+    steps = awaitable.__await__()
+    step, argument = getattr(steps, "send", None), None
+    if step is None:  # a plain iterator: Cython's, or one written by hand
+        step = lambda _: next(steps)  # noqa: E731
+    advance = step
+    while True:
+        try:
+            yielded = run_in(context, advance, argument)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            advance, argument = step, (yield yielded)
+        except GeneratorExit:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                run_in(context, close)
+            raise
+        except BaseException as error:
+            throw = getattr(steps, "throw", None)
+            if throw is None:
+                raise
+            advance, argument = throw, error
 
 
 class _InContext:
@@ -86,8 +141,88 @@ def patch_streaming_response() -> None:
             body = BodyContext()
             setattr(self, _ATTRIBUTE, body)
         closers[known:] = [_InContext(body.context, closer) for closer in closers[known:]]
+        if hasattr(self._iterator, "aclose"):
+            body.iterators.append(self._iterator)
 
     StreamingHttpResponse._set_streaming_content = _set_streaming_content
+
+    # Under WSGI the response that the server has takes care of the steps.
+    if hasattr(StreamingHttpResponse, "__aiter__"):
+        aiter_ = StreamingHttpResponse.__aiter__
+
+        @functools.wraps(aiter_)
+        def __aiter__(self: Any) -> "AsyncIterator[Any]":
+            body = body_context(self)
+            steps = aiter_(self)
+            return steps if body is None else _async_steps(body, steps)
+
+        StreamingHttpResponse.__aiter__ = __aiter__
+    else:
+        # Up to Django 4.1 the ASGI handler iterates as the WSGI handler does.
+        iter_ = StreamingHttpResponse.__iter__
+
+        @functools.wraps(iter_)
+        def __iter__(self: Any) -> "Iterator[Any]":
+            body = body_context(self)
+            steps: "Iterator[Any]" = iter_(self)
+            if body is None or current_exchange.get() is None:
+                return steps
+            return _steps(body, steps)
+
+        StreamingHttpResponse.__iter__ = __iter__
+
+
+async def _async_steps(body: BodyContext, steps: Any) -> "AsyncIterator[Any]":
+    """Iterate a response that an ASGI server sends."""
+    context = body.context
+    _begin(body)
+    try:
+        while True:
+            try:
+                part = await in_context(context, steps.__anext__())
+            except StopAsyncIteration:
+                break
+            yield part
+    finally:
+        await in_context(context, steps.aclose())
+        await body.aclose()
+        body.publish()
+
+
+def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
+    _begin(body)
+    try:
+        while True:
+            try:
+                part = run_in(body.context, next, steps)
+            except StopIteration:
+                break
+            yield part
+    finally:
+        body.publish()
+
+
+def _begin(body: BodyContext) -> None:
+    exchange = current_exchange.get()
+    if isinstance(exchange, HttpExchange):
+        exchange.body_begins(body)
+    body.begin()
+
+
+def patch_asgi_handler() -> None:
+    """Have Django's ASGI handler tell which responses are streaming ones."""
+    from django.core.handlers.asgi import ASGIHandler
+
+    send_response = ASGIHandler.send_response
+
+    @functools.wraps(send_response)
+    async def _send_response(self: Any, response: Any, send: Any) -> None:
+        exchange = current_exchange.get()
+        if isinstance(exchange, HttpExchange):
+            exchange.streaming = response.streaming
+        await send_response(self, response, send)
+
+    ASGIHandler.send_response = _send_response
 
 
 __name__ = hidden(__name__)

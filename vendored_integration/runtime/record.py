@@ -146,8 +146,7 @@ class Record(Entry):
         if registry.take(self):
             scheduler.cancel(self)
         if self.early_outcome:
-            self._end_early()
-            self._send_unsent()
+            self.end_early()
             registry.release(self)
             return False
         with lock:
@@ -179,16 +178,20 @@ class Record(Entry):
             self._schedule(scheduler.now() + timeout)
             self._continue()
         elif registry.take(self, "timed_out"):
-            self._end_early()
-            self._send_unsent()
+            self.end_early()
 
     def evict(self) -> None:
         """Too many responses are open, and this is the oldest: it was taken out."""
-        self._end_early()
+        self._separate()
         scheduler.submit(self._send_unsent)
 
-    def _end_early(self) -> None:
-        """Separate what is to be sent from what goes on. Whoever comes first does it."""
+    def end_early(self) -> None:
+        """Send the transaction, whoever has taken the record out, unless somebody does."""
+        self._separate()
+        self._send_unsent()
+
+    def _separate(self) -> None:
+        """Separate what is to be sent from what goes on."""
         with lock:
             if self._over:
                 return

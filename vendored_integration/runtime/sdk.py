@@ -76,6 +76,12 @@ def annotate(span: Any, data: "Dict[str, Any]", outcome: str) -> None:
         span.set_status(status)
 
 
+def set_status(span: Any, status: str) -> None:
+    """Set the status of a transaction; a segment has only ``ok`` and ``error``."""
+    if isinstance(span, Transaction) and span.sampled:
+        span.set_status(status)
+
+
 def capture_exception(span: Any) -> None:
     """Report the error being handled as upstream's middleware would.
 
