@@ -42,8 +42,8 @@ RULES = (
     Rule(
         "asgi-middleware",
         "django/asgi.py",
-        r"(?m)^from sentry_sdk\.integrations\.asgi import SentryAsgiMiddleware$",
-        r"from vendored_integration.runtime.asgi import SentryAsgiMiddleware",
+        r"(?m)^( *)from sentry_sdk\.integrations\.asgi import SentryAsgiMiddleware$",
+        r"\1from vendored_integration.runtime.asgi import SentryAsgiMiddleware",
     ),
     Rule(
         "docstring-asgi",

@@ -43,11 +43,15 @@ class Integration:
 ASGI = '''\
 """Used by `sentry_sdk.integrations.django` only."""
 
-from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-
 
 def wrap():
     return None
+
+
+def middleware():
+    from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+
+    return SentryAsgiMiddleware
 '''
 
 FILES = {"wsgi.py": WSGI, "django/__init__.py": DJANGO, "django/asgi.py": ASGI}

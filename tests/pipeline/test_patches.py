@@ -157,7 +157,7 @@ def test_file_twice_in_a_patch(project: Project) -> None:
 
 def test_one_patch_can_change_several_files(project: Project) -> None:
     other = (
-        "--- a/django/asgi.py\n+++ b/django/asgi.py\n@@ -7 +7 @@\n-    return None\n+    return 1\n"
+        "--- a/django/asgi.py\n+++ b/django/asgi.py\n@@ -5 +5 @@\n-    return None\n+    return 1\n"
     )
     assert "LIMIT = 2" in build(project, both=sdk.PATCH + other)
     assert "    return 1\n" in project.vendored("django/asgi.py")

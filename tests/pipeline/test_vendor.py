@@ -22,7 +22,7 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
     assert project.vendored("django/__init__.py").startswith(django)
     asgi = project.vendored("django/asgi.py")
     assert "`vendored_integration._vendor.django`" in asgi
-    assert "from vendored_integration.runtime.asgi import SentryAsgiMiddleware\n" in asgi
+    assert "    from vendored_integration.runtime.asgi import SentryAsgiMiddleware\n" in asgi
     found = sorted(p.name for p in project.path(VENDOR).rglob("*.py"))
     assert found == ["__init__.py", "__init__.py", "asgi.py", "wsgi.py"]
 
