@@ -19,6 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from sink import EnvelopeSink
+from traces import Span, Trace
 
 if TYPE_CHECKING:
     from run import Served
@@ -42,14 +43,14 @@ class Finding(NamedTuple):
     """One stream: what the body did, and what Sentry was told of it."""
 
     served: Served
-    request: Optional[seen.Request]
+    request: Optional[Trace]
     attached: List[seen.Error]  # raised by the body, at a span of this transaction
     detached: List[seen.Error]  # raised by the body, anywhere else
     expected: Counter[Tuple[str, str]]  # the spans and queries of the body: (op, name)
 
     @property
     def found(self) -> int:
-        return self.request.found(self.expected) if self.request else 0
+        return seen.found(self.request, self.expected) if self.request else 0
 
     @property
     def spans(self) -> int:
@@ -75,7 +76,7 @@ class Finding(NamedTuple):
 
     @property
     def duration(self) -> float:
-        return self.request.root.duration if self.request else 0.0
+        return self.request.duration if self.request else 0.0
 
 
 def examine(served: Served, sink: EnvelopeSink) -> Finding:
@@ -93,7 +94,7 @@ def examine(served: Served, sink: EnvelopeSink) -> Finding:
     detached: List[seen.Error] = []
     for error in seen.errors(sink):
         if (error.type, error.value) in raised:
-            place = attached if request is not None and request.holds(error) else detached
+            place = attached if request is not None and error.is_in(request) else detached
             place.append(error)
     return Finding(served, request, attached, detached, expected)
 
@@ -278,11 +279,11 @@ def _whereabouts(error: seen.Error, served: Served, sink: EnvelopeSink) -> str:
     return f"in another trace, {'with' if known else 'without'} a transaction:"
 
 
-def _tree(request: seen.Request, errors: List[seen.Error]) -> Tree:
+def _tree(request: Trace, errors: List[seen.Error]) -> Tree:
     """The spans below each other, each error at the span that was open when it was raised."""
 
-    def grow(tree: Tree, span: seen.Span) -> None:
-        siblings = request.children(span.span_id)
+    def grow(tree: Tree, span: Span) -> None:
+        siblings = seen.children(request, span.span_id)
         seen_of: Counter[str] = Counter()
         total = Counter(child.op for child in siblings)
         for child in siblings:
@@ -302,17 +303,17 @@ def _tree(request: seen.Request, errors: List[seen.Error]) -> Tree:
 
     label = Group(
         _line(
-            Text.assemble(_name(request.root), "  ", _status(request)),
-            _ms(request.root.duration),
+            Text.assemble(_name(request), "  ", _status(request)),
+            _ms(request.duration),
         ),
         *_details(request),
     )
     tree = Tree(label, guide_style="dim")
-    grow(tree, request.root)
+    grow(tree, request)
     return tree
 
 
-def _details(request: seen.Request) -> Iterator[Text]:
+def _details(request: Trace) -> Iterator[Text]:
     if request.outcome is None:
         return
     text = f"stream {request.outcome}"
@@ -323,12 +324,12 @@ def _details(request: seen.Request) -> Iterator[Text]:
     yield Text(text, "cyan")
 
 
-def _name(span: seen.Span) -> Text:
+def _name(span: Span) -> Text:
     name = span.name.replace('"', "") if span.op == "db" else span.name
     return Text.assemble((span.op or "-", "bold"), " ", " ".join(name.split()))
 
 
-def _status(request: seen.Request) -> Text:
+def _status(request: Trace) -> Text:
     return Text(request.status, "green" if request.status == "ok" else "red")
 
 

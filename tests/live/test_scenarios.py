@@ -94,7 +94,7 @@ def test_streams_at_the_same_time(live: Live) -> None:
     for request_id, count in (first, 2), (second, 3):
         trace = live.main.the_transaction(request_id)
         check_chunk_spans(trace, count)
-        names = [str(span.name) for span in trace.spans]
+        names = trace.names()
         assert len([name for name in names if name.startswith("chunk")]) == count
         assert trace.outcome == "completed"
 
@@ -113,7 +113,7 @@ def check_one_error(live: Live, trace: Trace, message: str) -> None:
     assert len(live.main.sink.errors()) == 1, live.main.sink.describe()
     context = event["contexts"]["trace"]
     assert context["trace_id"] == trace.trace_id
-    assert context["span_id"] in [trace.span_id, *(span.span_id for span in trace.spans)]
+    assert context["span_id"] in trace.span_ids
     assert event["transaction"] == trace.name
 
 

@@ -12,7 +12,8 @@ from sentry_sdk.tracing import Span
 from sentry_sdk.transport import Transport
 
 import vendored_integration._vendor.django
-from sink import parse_envelope
+from sink import attributes, parse_envelope
+from traces import traces
 
 # Releases have it before their Django integration has.
 HAS_STREAM_LIFECYCLE = hasattr(vendored_integration._vendor.django, "has_span_streaming_enabled")
@@ -79,22 +80,15 @@ class Received(Transport):
         """Streamed spans, each with its attributes as a plain dict."""
         sentry_sdk.get_client().flush()
         return [
-            {
-                **span,
-                "attributes": {key: value["value"] for key, value in span["attributes"].items()},
-            }
+            {**span, "attributes": attributes(span)}
             for container in self.items("span")
             for span in container["items"]
         ]
 
     def roots(self):
-        """The requests seen, in either lifecycle: name, status, data, trace and children."""
-        return [Root.of_transaction(event) for event in self.transactions()] + [
-            Root.of_segment(span, self.spans())
-            for span in self.spans()
-            # Up to 2.74 a signal receiver that runs in no request is a segment of its own.
-            if span["is_segment"] and span["attributes"].get("sentry.op") != "event.django"
-        ]
+        """The requests seen, in either lifecycle."""
+        # Up to 2.74 a signal receiver that runs in no request is a segment of its own.
+        return [trace for trace in traces(self) if trace.op != "event.django"]
 
     def root(self, timeout=10.0):
         """The one request that has ended; waits for it."""
@@ -112,73 +106,6 @@ class Received(Transport):
             # Streamed spans come when they are flushed, so look now and then, too.
             with self._changed:
                 self._changed.wait(min(left, 0.05))
-
-
-class Root:
-    """A transaction or a segment span, seen alike."""
-
-    def __init__(self, name, status, data, trace_id, span_id, start, end, children):
-        self.name = name
-        self.status = status
-        self.data = data
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.start = start
-        self.end = end
-        self.children = children
-
-    @classmethod
-    def of_transaction(cls, event):
-        trace = event["contexts"]["trace"]
-        children = [
-            (span.get("description"), span["span_id"], span["parent_span_id"])
-            for span in event["spans"]
-            if span["trace_id"] == trace["trace_id"]
-        ]
-        return cls(
-            event["transaction"],
-            trace.get("status"),
-            # Up to 2.11 the SDK sends no data of a transaction.
-            event["contexts"].get("http.response.stream") or trace.get("data", {}),
-            trace["trace_id"],
-            trace["span_id"],
-            event["start_timestamp"],
-            event["timestamp"],
-            children,
-        )
-
-    @classmethod
-    def of_segment(cls, segment, spans):
-        children = [
-            (span["name"], span["span_id"], span.get("parent_span_id"))
-            for span in spans
-            if span["attributes"].get("sentry.segment.id") == segment["span_id"]
-            and span is not segment
-            and not span["is_segment"]
-        ]
-        return cls(
-            segment["name"],
-            segment["status"],
-            segment["attributes"],
-            segment["trace_id"],
-            segment["span_id"],
-            segment["start_timestamp"],
-            segment["end_timestamp"],
-            children,
-        )
-
-    @property
-    def outcome(self):
-        return self.data.get("http.response.stream.outcome")
-
-    def names(self):
-        return [name for name, _, _ in self.children]
-
-    def parent_of(self, name):
-        """The name of a span's parent; ``None`` if that is the root."""
-        by_id = {span_id: child for child, span_id, _ in self.children}
-        (parent_id,) = [parent for child, _, parent in self.children if child == name]
-        return None if parent_id == self.span_id else by_id[parent_id]
 
 
 class Exchange:

@@ -1,0 +1,150 @@
+"""What Sentry has been told about requests, in one form for both trace lifecycles.
+
+    sink.wait_for(lambda sink: traces(sink))[0].named("a span of the body").duration
+
+Standard library only, Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Dict, List, Optional, Protocol, Set
+
+from sink import attributes
+
+Json = Dict[str, Any]
+
+_HEADER = "http.request.header."
+
+
+class Source(Protocol):
+    """An `EnvelopeSink`, or what is like it."""
+
+    def transactions(self) -> List[Json]: ...
+    def spans(self) -> List[Json]: ...
+
+
+@dataclass(frozen=True)
+class Span:
+    name: str
+    op: str
+    span_id: str
+    parent_span_id: Optional[str]
+    start: float  # seconds since the epoch
+    end: float
+
+    @property
+    def duration(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Trace(Span):
+    """A transaction, or a segment span, with the spans that belong to it."""
+
+    trace_id: str
+    status: str
+    data: Json  # static lifecycle: the span data of the transaction; stream lifecycle: attributes
+    headers: Dict[str, str]  # of the HTTP request, as far as they were sent; names in lower case
+    spans: List[Span]
+
+    @property
+    def outcome(self) -> Optional[str]:
+        return self.data.get("http.response.stream.outcome")
+
+    @property
+    def span_ids(self) -> Set[str]:
+        return {self.span_id, *(span.span_id for span in self.spans)}
+
+    def names(self) -> List[str]:
+        return [span.name for span in self.spans]
+
+    def named(self, name: str) -> Span:
+        """The one span of this name. Errors: `LookupError`."""
+        found = [span for span in self.spans if span.name == name]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} spans named {name!r} in {self.names()}")
+        return found[0]
+
+    def parent_of(self, name: str) -> Optional[str]:
+        """The name of a span's parent; `None` if that is the root."""
+        parent_id = self.named(name).parent_span_id
+        by_id = {span.span_id: span.name for span in self.spans}
+        return None if parent_id == self.span_id else by_id[parent_id or ""]
+
+
+def traces(source: Source) -> List[Trace]:
+    """All that have arrived; of the stream lifecycle those whose segment span has."""
+    spans = source.spans()
+    return [_of_transaction(event) for event in source.transactions()] + [
+        _of_segment(span, spans) for span in spans if span.get("is_segment")
+    ]
+
+
+def _of_transaction(event: Json) -> Trace:
+    trace = event["contexts"]["trace"]
+    headers = (event.get("request") or {}).get("headers") or {}
+    return Trace(
+        name=event.get("transaction") or "",
+        op=trace.get("op") or "",
+        span_id=trace["span_id"],
+        parent_span_id=trace.get("parent_span_id"),
+        start=_seconds(event["start_timestamp"]),
+        end=_seconds(event["timestamp"]),
+        trace_id=trace["trace_id"],
+        status=trace.get("status") or "",
+        # Up to 2.11 the SDK sends no data of a transaction.
+        data=event["contexts"].get("http.response.stream") or trace.get("data") or {},
+        headers={name.lower(): value for name, value in headers.items()},
+        spans=[
+            Span(
+                name=span.get("description") or "",
+                op=span.get("op") or "",
+                span_id=span["span_id"],
+                parent_span_id=span.get("parent_span_id"),
+                start=_seconds(span["start_timestamp"]),
+                end=_seconds(span["timestamp"]),
+            )
+            for span in event["spans"]
+            if span["trace_id"] == trace["trace_id"]
+        ],
+    )
+
+
+def _of_segment(segment: Json, spans: List[Json]) -> Trace:
+    data = attributes(segment)
+    return Trace(
+        **_streamed(segment),
+        trace_id=segment["trace_id"],
+        status=segment.get("status") or "",
+        data=data,
+        headers={
+            name[len(_HEADER) :]: value for name, value in data.items() if name.startswith(_HEADER)
+        },
+        spans=[
+            Span(**_streamed(span))
+            for span in spans
+            if not span.get("is_segment")
+            and span["trace_id"] == segment["trace_id"]
+            and attributes(span).get("sentry.segment.id") == segment["span_id"]
+        ],
+    )
+
+
+def _streamed(span: Json) -> Json:
+    return {
+        "name": span.get("name") or "",
+        "op": attributes(span).get("sentry.op") or "",
+        "span_id": span["span_id"],
+        "parent_span_id": span.get("parent_span_id"),
+        "start": _seconds(span["start_timestamp"]),
+        "end": _seconds(span["end_timestamp"]),
+    }
+
+
+def _seconds(timestamp: Any) -> float:
+    if isinstance(timestamp, (int, float)):
+        return float(timestamp)
+    # Before Python 3.11 fromisoformat() does not know the Z.
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
