@@ -18,7 +18,7 @@ import os
 import threading
 from contextvars import Context
 from time import perf_counter
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import sentry_sdk.scope
 
@@ -29,9 +29,9 @@ from .options import DEFAULT_OPTIONS, Options
 from .registry import registry
 from .scheduler import Entry, scheduler
 
-#: Protects ``_over``, ``_unsent`` and ``_suspended`` of all records, and the root
-#: span while it is doubled: a deadline and the close of the same response may
-#: meet. Held for a few instructions, never while foreign code runs.
+#: Protects ``_over``, ``_unsent``, ``_parts``, ``_sending_due`` and ``_suspended`` of
+#: all records, and the root span while it is doubled: a deadline and the close of the
+#: same response may meet. Held for a few instructions, never while foreign code runs.
 lock = threading.Lock()
 
 #: Milliseconds in a second.
@@ -71,6 +71,7 @@ class Record(Entry):
         "_parts",
         "_first_span_id",
         "_links",
+        "_sending_due",
         "_process",
         "early_outcome",
         "streaming",
@@ -95,6 +96,8 @@ class Record(Entry):
         self._parts = 1
         self._first_span_id = ""
         self._links: "Optional[parts.Links]" = None
+        # Whether a part that was due is being sent.
+        self._sending_due = False
         self._process = registry.process
         #: How the transaction ended while the response stayed open; see Registry.
         self.early_outcome = ""
@@ -115,7 +118,7 @@ class Record(Entry):
         timeout = options.response_timeout
         if options.on_timeout == "continue" and self.streaming:
             if parts.records_spans(self._span):
-                parts.watch(self._span, self._on_full)
+                parts.watch(self._span, self._make_room)
             else:
                 timeout = None  # nothing is kept until the end, and nothing lost
         evicted = registry.add(self, options.max_open_responses)
@@ -176,7 +179,7 @@ class Record(Entry):
         timeout = self._options.response_timeout
         if self.streaming and self._options.on_timeout == "continue" and timeout is not None:
             self._schedule(scheduler.now() + timeout)
-            self._continue()
+            self._send_part_that_is_due()
         elif registry.take(self, "timed_out"):
             self.end_early()
 
@@ -213,28 +216,60 @@ class Record(Entry):
 
     # -- parts -----------------------------------------------------------------
 
-    def _on_full(self) -> None:
-        """One span more, and the SDK would begin to drop them."""
+    def _send_part_that_is_due(self) -> None:
+        with lock:
+            if self._sending_due:
+                return  # the user's hook hangs: one worker is enough
+            double, part = self._begin_next_part()
+            self._sending_due = True
         try:
-            if self._span._span_recorder.worth_sending:
-                self._continue()
+            if double is not None:
+                self._send(double, "continued", part)
+        finally:
+            self._sending_due = False
+
+    def _make_room(self) -> bool:
+        """One span more, and the SDK would begin to drop them: can it be kept?
+
+        The part is sent by the application's own thread: whoever makes spans faster
+        than they can be sent has to wait.
+        """
+        # Not blocking: the garbage collector may run while this very thread holds the
+        # lock, and finalize a generator that ends in a span.
+        if not lock.acquire(False):
+            return True
+        try:
+            if self._over or not self._span._span_recorder.full:
+                return not self._over
+            if not self._span._span_recorder.worth_sending:
+                return False
+            double, part = self._begin_next_part()
+        finally:
+            lock.release()
+        if double is None:
+            return False
+        try:
+            self._send(double, "continued", part)
         except Exception:
             logger.exception("internal error while sending a part of a transaction")
+        return True
 
-    def _continue(self) -> None:
-        """Send what there is, and go on with the next part."""
-        with lock:
-            if self._over or self._process != registry.process:
-                return
-            root = self._span
-            if self._links is None:
-                self._first_span_id = root.span_id
-                self._links = parts.Links(self._context[sentry_sdk.scope._isolation_scope])
-            double = parts.begin_next(root, self._first_span_id)
-            self._links.add(root.span_id, double.span_id)
-            part = self._parts
-            self._parts = part + 1
-        self._send(double, "continued", part)
+    def _begin_next_part(self) -> "Tuple[Any, int]":
+        """Return a double with what there is, to be sent, and its number.
+
+        To be called with the lock held. ``None``: the transaction has ended.
+        """
+        part = self._parts
+        if self._over or self._process != registry.process:
+            return None, part
+        root = self._span
+        if self._links is None:
+            self._first_span_id = root.span_id
+            self._links = parts.Links(self._context[sentry_sdk.scope._isolation_scope])
+        double = parts.begin_next(root, self._first_span_id)
+        self._links.add(root.span_id, double.span_id)
+        self._parts = part + 1
+        return double, part
 
     # -- what is told about the response -----------------------------------------
 
