@@ -1,0 +1,474 @@
+"""ContextPreservingExecutor: tasks in their submitter's context, futures as ever."""
+
+import asyncio
+import contextvars
+import functools
+import gc
+import inspect
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
+
+import pytest
+import sentry_sdk
+import structlog
+from django.http import HttpResponse, StreamingHttpResponse
+from harness import Exchange, start_span
+from structlog.contextvars import bound_contextvars, get_contextvars
+from views import serve
+
+from vendored_integration.executor import ContextPreservingExecutor
+
+variable = contextvars.ContextVar("variable", default="-")
+
+TIMEOUT = 10
+
+needs_to_thread = pytest.mark.skipif(
+    not hasattr(asyncio, "to_thread"), reason="asyncio.to_thread is new in Python 3.9"
+)
+
+
+@pytest.fixture(autouse=True)
+def in_a_context_of_its_own():
+    """What a test leaves in its thread's context must not reach the next test."""
+    structlog.contextvars.clear_contextvars()
+    yield
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(params=["threading", "no-threading"])
+def sentry(request, init, lifecycle):
+    """What the SDK sends, with its own patch of ThreadPoolExecutor.submit on and off."""
+    return init(lifecycle, default_integrations=request.param == "threading")
+
+
+@pytest.fixture
+def executor():
+    with ContextPreservingExecutor(max_workers=2) as executor:
+        yield executor
+
+
+def in_default_executor(executor, coroutine_function):
+    """Run a coroutine in a loop with this default executor; return its result."""
+
+    async def main():
+        asyncio.get_running_loop().set_default_executor(executor)
+        return await coroutine_function()
+
+    return asyncio.run(main())
+
+
+def run_in_executor(function, *args):
+    return asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def run_in_executor_with_context(function, *args):
+    """The recipe from before Python 3.9."""
+    return run_in_executor(contextvars.copy_context().run, function, *args)
+
+
+def to_thread(function, *args):
+    return asyncio.to_thread(function, *args)
+
+
+IN_LOOP = [
+    run_in_executor,
+    run_in_executor_with_context,
+    pytest.param(to_thread, marks=needs_to_thread),
+]
+
+
+def serve_body(function):
+    """Run a function as the only step of a streaming body."""
+
+    def body():
+        function()
+        yield b"done"
+
+    exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
+    assert exchange.read() == b"done"
+
+
+# -- the submitter's context
+
+
+def test_task_sees_the_submitters_context(sentry, executor):
+    """Context variables and log bindings are those of the submission, not of the run."""
+    release, started = threading.Event(), threading.Event()
+
+    def task():
+        started.set()
+        assert release.wait(TIMEOUT)
+        return variable.get(), get_contextvars()
+
+    with bound_contextvars(id="submitted"):
+        token = variable.set("submitted")
+        future = executor.submit(task)
+        variable.reset(token)
+    assert started.wait(TIMEOUT)
+    release.set()
+    assert future.result(TIMEOUT) == ("submitted", {"id": "submitted"})
+
+
+def test_spans_of_tasks_are_children_of_the_submitters_span(sentry):
+    """A task's span belongs to the span that was active when the task was submitted."""
+
+    def task(name):
+        with start_span(name):
+            return name
+
+    def step():
+        with ContextPreservingExecutor(max_workers=2) as executor:
+            with start_span("outer"):
+                in_outer = executor.submit(task, "in outer")
+                in_map = executor.map(task, ["in map 0", "in map 1"])
+            assert executor.submit(task, "in root").result(TIMEOUT) == "in root"
+            assert in_outer.result(TIMEOUT) == "in outer"
+            assert list(in_map) == ["in map 0", "in map 1"]
+
+    serve_body(step)
+    root = sentry.root()
+    for name in "in outer", "in map 0", "in map 1":
+        assert root.parent_of(name) == "outer"
+    assert root.parent_of("in root") is None
+
+
+@pytest.mark.parametrize("submit", IN_LOOP)
+def test_parallel_tasks_do_not_adopt_each_others_spans(sentry, submit):
+    """Two tasks of one context run at the same time: no RuntimeError, no mixed spans.
+
+    A copied context still has the original's scope, which holds the active span.
+    """
+    together = threading.Barrier(2, timeout=TIMEOUT)
+
+    def task(name):
+        together.wait()
+        with start_span(name):
+            together.wait()
+            with start_span("in " + name):
+                together.wait()
+            together.wait()
+        together.wait()
+
+    async def both():
+        await asyncio.gather(submit(task, "a"), submit(task, "b"))
+        with start_span("afterwards"):
+            pass
+
+    serve_body(lambda: in_default_executor(ContextPreservingExecutor(2), both))
+    root = sentry.root()
+    assert [root.parent_of(name) for name in ("a", "b", "afterwards")] == [None, None, None]
+    assert root.parent_of("in a") == "a"
+    assert root.parent_of("in b") == "b"
+
+
+def test_error_in_a_task_belongs_to_the_request(sentry, executor):
+    """What a task reports has the submitter's tags and trace, and no frame of ours."""
+
+    def fails():
+        raise ValueError("in a task")
+
+    def task():
+        try:
+            fails()
+        except ValueError:
+            sentry_sdk.capture_exception()
+
+    def step():
+        sentry_sdk.set_tag("step", "tagged")
+        executor.submit(task).result(TIMEOUT)
+
+    serve_body(step)
+    (event,) = sentry.errors()
+    assert event["tags"]["step"] == "tagged"
+    assert event["contexts"]["trace"]["trace_id"] == sentry.root().trace_id
+    assert event["transaction"] == sentry.root().name
+
+
+def test_frames_of_a_tasks_error(sentry, executor):
+    """An error that comes out of a future shows the frames that it shows without us."""
+
+    def fails():
+        raise ValueError("in a task")
+
+    def frames_of(pool):
+        try:
+            pool.submit(fails).result(TIMEOUT)
+        except ValueError:
+            sentry_sdk.capture_exception()
+        (value,) = sentry.errors()[-1]["exception"]["values"]
+        return [(frame["module"], frame["function"]) for frame in value["stacktrace"]["frames"]]
+
+    with ThreadPoolExecutor(1) as other:
+        assert frames_of(executor) == frames_of(other)
+
+
+# -- what a task changes
+
+
+@pytest.mark.parametrize("submit", IN_LOOP)
+def test_what_a_task_sets_stays_in_it(sentry, submit):
+    """Neither the submitter nor the next task of the same thread sees it."""
+
+    def task():
+        seen = (
+            variable.get(),
+            get_contextvars(),
+            sentry_sdk.Scope.get_isolation_scope()._tags.copy(),
+        )
+        variable.set("task")
+        structlog.contextvars.bind_contextvars(id="task")
+        sentry_sdk.set_tag("of", "task")
+        sentry_sdk.Scope.get_current_scope().set_tag("also of", "task")
+        # Left open: an error between start and end of a task's span.
+        start_span("left open").__enter__()
+        return seen
+
+    async def main():
+        seen = [await submit(task), await submit(task)]
+        sentry_sdk.capture_message("of the submitter")
+        return [*seen, (variable.get(), get_contextvars())]
+
+    with sentry_sdk.isolation_scope():
+        result = in_default_executor(ContextPreservingExecutor(1), main)
+        assert sentry_sdk.Scope.get_current_scope()._span is None
+    assert result == [("-", {}, {}), ("-", {}, {}), ("-", {})]
+    (event,) = sentry.errors()
+    assert "of" not in event.get("tags", {})
+    assert "also of" not in event.get("tags", {})
+
+
+def test_task_with_a_context_of_its_own(sentry, executor):
+    """`submit(context.run, ...)` runs in that very context, which keeps what is set in it."""
+    context = contextvars.copy_context()
+    context.run(variable.set, "given")
+    scope = context.run(sentry_sdk.Scope.get_current_scope)
+
+    def task(value):
+        seen = variable.get()
+        variable.set(value)
+        return seen
+
+    assert executor.submit(context.run, task, "first").result(TIMEOUT) == "given"
+    with_partial = functools.partial(context.run, task)
+    assert executor.submit(with_partial, value="second").result(TIMEOUT) == "first"
+    assert context[variable] == "second"
+    assert context.run(sentry_sdk.Scope.get_current_scope) is scope
+    with pytest.raises(TypeError):
+        executor.submit(context.run).result(TIMEOUT)
+
+
+def test_a_request_does_not_reach_the_next_one(sentry):
+    """Two requests share an executor, as views do: each has its own spans, tags and bindings."""
+
+    def task(name):
+        with start_span("task of " + name):
+            sentry_sdk.capture_message("of " + name)
+            return get_contextvars()
+
+    with ContextPreservingExecutor(1) as executor:
+
+        def view(request):
+            name = request.path.strip("/")
+            sentry_sdk.set_tag(name, "yes")
+            with bound_contextvars(id=name):
+                assert executor.submit(task, name).result(TIMEOUT) == {"id": name}
+            return HttpResponse(b"done")
+
+        for name in "first", "second":
+            Exchange(serve(view), "/" + name).read()
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    tasks = [[name for name in root.names() if "task" in name] for root in sentry.roots()]
+    assert tasks == [["task of first"], ["task of second"]]
+    first, second = sentry.errors()
+    assert "first" in first["tags"]
+    assert "first" not in second["tags"]
+    assert first["contexts"]["trace"]["trace_id"] != second["contexts"]["trace"]["trace_id"]
+
+
+# -- as in the standard library
+
+
+def test_arguments_results_and_errors(sentry, executor):
+    """All arguments get to the function, also those named as parameters of submit()."""
+
+    def task(*args, **kwargs):
+        return args, kwargs
+
+    future = executor.submit(task, 1, fn=2, self=3, args=4, context=5)
+    assert future.result(TIMEOUT) == ((1,), {"fn": 2, "self": 3, "args": 4, "context": 5})
+    error = SystemExit("not an Exception")
+
+    def fails():
+        raise error
+
+    assert executor.submit(fails).exception(TIMEOUT) is error
+    assert executor.submit(next, iter(())).exception(TIMEOUT).__class__ is StopIteration
+    assert list(executor.map(divmod, [7, 9], [2, 4])) == [(3, 1), (2, 1)]
+
+
+def test_signature():
+    """It can be told from the signature that every keyword is the task's."""
+    kinds = [
+        p.kind for p in inspect.signature(ContextPreservingExecutor.submit).parameters.values()
+    ]
+    only = inspect.Parameter.POSITIONAL_ONLY
+    assert kinds[:2] == [only, only]
+    assert isinstance(ContextPreservingExecutor(), ThreadPoolExecutor)
+    with pytest.raises(TypeError):
+        ContextPreservingExecutor().submit()
+
+
+def test_callable_that_is_asked_for_nothing(sentry, executor):
+    """A callable's attributes are not looked at: that may run code (a proxy's, a mock's)."""
+
+    class Proxy:
+        def __getattribute__(self, name):
+            raise AssertionError("asked for " + name)
+
+        def __call__(self):
+            return "called"
+
+    assert executor.submit(Proxy()).result(TIMEOUT) == "called"
+
+
+def test_initializer(sentry):
+    """It runs once a thread, and what it sets for its thread is there; no task sees it."""
+    of_thread = threading.local()
+    calls = []
+
+    def initializer(value):
+        calls.append(variable.get())
+        of_thread.value = value
+        variable.set("initializer")
+
+    variable_before = variable.set("submitter")
+    try:
+        with ContextPreservingExecutor(1, "name", initializer, ("set",)) as executor:
+            futures = [
+                executor.submit(
+                    lambda: (of_thread.value, variable.get(), threading.current_thread().name)
+                )
+                for _ in range(3)
+            ]
+            assert [future.result(TIMEOUT) for future in futures] == [
+                ("set", "submitter", "name_0")
+            ] * 3
+    finally:
+        variable.reset(variable_before)
+    assert calls == ["-"]
+
+
+def test_failing_initializer(sentry, caplog):
+    """The pool is broken then, as ever."""
+
+    def fails():
+        raise ValueError("in the initializer")
+
+    with ContextPreservingExecutor(1, initializer=fails) as executor:
+        with pytest.raises(BrokenThreadPool):
+            executor.submit(print).result(TIMEOUT)
+        with pytest.raises(BrokenThreadPool):
+            executor.submit(print)
+
+
+def test_shutdown(sentry):
+    """It waits for what is submitted, and nothing can be submitted any more."""
+    executor = ContextPreservingExecutor(1)
+    release = threading.Event()
+    first = executor.submit(release.wait, TIMEOUT)
+    second = executor.submit(variable.get)
+    release.set()
+    executor.shutdown()
+    assert (first.result(0), second.result(0)) == (True, "-")
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(print)
+
+
+def test_cancelled_future(sentry):
+    """A task that is cancelled in the queue never runs."""
+    ran = []
+    with ContextPreservingExecutor(1) as executor:
+        release = threading.Event()
+        executor.submit(release.wait, TIMEOUT)
+        future = executor.submit(ran.append, 1)
+        assert future.cancel()
+        release.set()
+    assert ran == []
+
+
+# -- memory
+
+
+class Held:
+    """Something that can be referred to weakly."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_task_outlives_it(sentry, fails):
+    """The context and the arguments are free when the task is done.
+
+    Neither the thread, which waits for the next task, nor the future's result or error
+    holds them; nor do they wait for the garbage collector.
+    """
+    done = threading.Event()
+
+    def task(held):
+        if fails:
+            del held
+            raise ValueError("in a task")
+
+    def submit():
+        held, of_scope, argument = Held(), Held(), Held()
+        variable.set(held)
+        sentry_sdk.Scope.get_isolation_scope().set_extra("held", of_scope)
+        future = executor.submit(task, argument)
+        return future, [weakref.ref(it) for it in (held, of_scope, argument)]
+
+    gc.disable()
+    try:
+        with ContextPreservingExecutor(1) as executor:
+            context = contextvars.copy_context()
+            context.run(sentry_sdk.scope._isolation_scope.set, sentry_sdk.Scope())
+            future, references = context.run(submit)
+            del context
+            error = future.exception(TIMEOUT)
+            assert isinstance(error, ValueError) if fails else error is None
+            # The thread lets go of a task after it has set the future's result.
+            executor.submit(done.set).result(TIMEOUT)
+            assert [reference() for reference in references] == [None, None, None]
+            del future
+    finally:
+        gc.enable()
+
+
+# -- our own faults
+
+
+def test_fault_of_ours(sentry, executor, caplog):
+    """A task runs, whatever goes wrong with the scopes; the log says it."""
+
+    class Broken(sentry_sdk.Scope):
+        def fork(self):
+            raise LookupError("in the SDK")
+
+    with sentry_sdk.scope.use_isolation_scope(Broken()):
+        assert executor.submit(variable.get).result(TIMEOUT) == "-"
+    assert [record.name for record in caplog.records] == ["vendored_integration"]
+
+
+if sys.version_info >= (3, 9):
+
+    def test_cancelled_by_shutdown(sentry):
+        """`shutdown(cancel_futures=True)` cancels what waits."""
+        executor = ContextPreservingExecutor(1)
+        release, started = threading.Event(), threading.Event()
+        running = executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
+        waiting = executor.submit(print)
+        assert started.wait(TIMEOUT)
+        executor.shutdown(wait=False, cancel_futures=True)
+        release.set()
+        assert running.result(TIMEOUT)
+        assert waiting.cancelled()
