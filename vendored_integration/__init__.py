@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .django import DjangoIntegration, StreamAwareDjangoIntegration
+    from .runtime.trace_stream import trace_stream
 
-__all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration", "__version__"]
+__all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration", "__version__", "trace_stream"]
 
 
 def _to_report() -> bool:
@@ -43,4 +44,8 @@ def __getattr__(name: str) -> Any:
         from .django import DjangoIntegration
 
         return DjangoIntegration
+    if name == "trace_stream":
+        from .runtime.trace_stream import trace_stream
+
+        return trace_stream
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,6 +82,40 @@ def set_status(span: Any, status: str) -> None:
         span.set_status(status)
 
 
+def fork_current_scope() -> Any:
+    """Return a copy of the running context's current scope."""
+    return sentry_sdk.Scope.get_current_scope().fork()
+
+
+def start_child(name: str, op: str, attributes: "Dict[str, Any]") -> Any:
+    """Start a child of the active span, and make it the active one."""
+    if hasattr(sentry_sdk.Scope.get_current_scope()._span, "set_attributes"):
+        attributes = {"sentry.op": op, **attributes}
+        return sentry_sdk.traces.start_span(name, attributes).__enter__()
+    span = sentry_sdk.start_span(op=op)
+    span.description = name  # the argument has had two names
+    for key, value in attributes.items():
+        span.set_data(key, value)
+    return span.__enter__()
+
+
+def end_child(span: Any, error: "Optional[BaseException]", cancelled: bool) -> None:
+    """End a span that :func:`start_child` has started, with the status of what ended it."""
+    if cancelled:
+        error = None
+        if not is_sent_at_its_end(span):
+            span.set_status("cancelled")
+    span.__exit__(None if error is None else type(error), error, None)
+
+
+def is_sent_at_its_end(span: Any) -> bool:
+    """Whether a span is of the stream lifecycle: the user's hook and locks are at its end.
+
+    One of the static lifecycle only takes the time, and is sent with the transaction.
+    """
+    return hasattr(span, "set_attributes")
+
+
 def capture_exception(span: Any) -> None:
     """Report the error being handled as upstream's middleware would.
 
