@@ -65,12 +65,21 @@ class _ScopedResponse:
         _dropped(self)
 
 
+#: Reading the clock twice is half of what a chunk costs. So a quick response, one that
+#: gives _GROUP chunks in less than _QUICK seconds, is timed chunk by chunk only for one
+#: group in _GROUPS; the others are timed as a whole, and their time is shared out as
+#: in that one. The first group that is not quick makes it a slow response for good.
+_GROUP = 16
+_GROUPS = 8
+_QUICK = 16e-3
+
+
 def _steps(
     owner: _ScopedResponse, record: SuspendedRecord, iterator: "Iterator[Any]", produce_time: float
 ) -> "Iterator[Any]":
     """Iterate a response. The iterator keeps ``owner`` from being collected.
 
-    The loop is the hot path, all that a chunk costs: what is measured stays in
+    The loops are the hot path, all that a chunk costs: what is measured stays in
     local variables, which ``progress`` reads when somebody wants to know.
     """
     context = record.step_context
@@ -78,52 +87,88 @@ def _steps(
     # A response may be iterated more than once (its iterators go on counting).
     chunks, size, first_chunk, produced_before, send_time = record.progress()
     produce_time += produced_before
-    produced_before = produce_time
-    started = clock()
-    # When the first step would have begun, had there been no other pause than those
-    # between two chunks.
-    origin = started - produce_time - send_time
 
     def progress() -> Progress:
-        send_time = started - origin - produced_before if chunks else 0.0
         return Progress(chunks, size, first_chunk, produce_time, send_time)
 
     def loop() -> "Iterator[Any]":
-        nonlocal chunks, size, produce_time, produced_before
-        nonlocal origin, first_chunk, started
+        nonlocal chunks, size, first_chunk, produce_time, send_time
         keep_alive = owner  # noqa: F841
+        quick = True
+        ended = clock()
         while True:
-            started = clock()
-            try:
-                chunk = run(next, iterator)
-            except StopIteration:
-                break
-            except BaseException as error:
-                if not entry_refused(error):
-                    _fail(record, error)
-                    raise
+            produced_before, sent_before = produce_time, send_time
+            for number in range(chunks + 1, chunks + 1 + _GROUP):
+                started = clock()
+                send_time += started - ended
                 try:
-                    # Somebody else is in the context of the steps.
-                    chunk = run_in(context, next, iterator)
+                    chunk = run(next, iterator)
                 except StopIteration:
-                    break
+                    produce_time += clock() - started
+                    record.exhausted = True
+                    return
                 except BaseException as error:
-                    _fail(record, error)
-                    raise
-            produced_before = produce_time
-            produce_time += clock() - started
-            if not chunks:
-                # Nothing before the first step is a pause between two chunks.
-                origin, first_chunk = started - produced_before, clock()
-            chunks += 1
-            try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-                size += len(chunk)  # type: ignore[operator]
-            except Exception:
-                pass  # not bytes: the server will say so
-            yield chunk
-        record.exhausted = True
-        produced_before = produce_time
-        produce_time += clock() - started
+                    if not entry_refused(error):
+                        produce_time += clock() - started
+                        _fail(record, error)
+                        raise
+                    try:
+                        # Somebody else is in the context of the steps.
+                        chunk = run_in(context, next, iterator)
+                    except StopIteration:
+                        record.exhausted = True
+                        return
+                    except BaseException as error:
+                        _fail(record, error)
+                        raise
+                ended = clock()
+                produce_time += ended - started
+                chunks = number
+                if number == 1:
+                    first_chunk = ended
+                try:  # noqa: SIM105 (suppress() would cost more than all the rest)
+                    size += len(chunk)  # type: ignore[operator]
+                except Exception:
+                    pass  # not bytes: the server will say so
+                yield chunk
+            if not quick:
+                continue
+            began = clock()
+            produced, sent = produce_time - produced_before, send_time - sent_before
+            send_time += began - ended
+            ended = began
+            if produced + sent >= _QUICK:
+                continue  # the first chunk may be slow
+            share = produced / (produced + sent)
+            for _ in range(_GROUPS - 1):
+                for number in range(chunks + 1, chunks + 1 + _GROUP):
+                    try:
+                        chunk = run(next, iterator)
+                    except StopIteration:
+                        spent = clock() - ended
+                        produce_time += spent * share
+                        send_time += spent - spent * share
+                        record.exhausted = True
+                        return
+                    except BaseException as error:
+                        if not entry_refused(error):
+                            produce_time += clock() - ended
+                            _fail(record, error)
+                            raise
+                        break  # the other loop knows what to do
+                    chunks = number
+                    try:  # noqa: SIM105
+                        size += len(chunk)  # type: ignore[operator]
+                    except Exception:
+                        pass
+                    yield chunk
+                began, ended = ended, clock()
+                spent = ended - began
+                produce_time += spent * share
+                send_time += spent - spent * share
+                quick = spent < _QUICK
+                if not quick:
+                    break
 
     record.progress = progress
     return loop()
