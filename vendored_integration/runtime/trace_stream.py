@@ -122,8 +122,8 @@ def _check(function: Any) -> None:
     if _is_traceable(function):
         return
     if isinstance(function, (classmethod, staticmethod)):
-        kind = type(function).__name__
-        hint = f"put @{kind} above @trace_stream"
+        kind = f"a {type(function).__name__}"
+        hint = f"put @{type(function).__name__} above @trace_stream"
         function = function.__func__
     elif isinstance(function, str):
         raise TypeError(
@@ -251,11 +251,22 @@ class _Trace:
         except Exception:
             logger.exception("internal error while ending the span of a generator")
 
+
+class _LastResort:
+    """Held by a generator that is being closed: ends the span if that does not.
+
+    The generator may yield, or await something though there is no loop. If it is
+    being collected, it is gone then. Not ``_Trace.__del__``: of a cycle, the collector
+    would end the span before the body has cleaned up.
+    """
+
+    __slots__ = ("_trace",)
+
+    def __init__(self, trace: _Trace) -> None:
+        self._trace = trace
+
     def __del__(self) -> None:
-        # A generator that the collector could not close (it has yielded once more, or
-        # awaited something without a loop) leaves the trace behind.
-        if self._span is not None:
-            self.end(GeneratorExit())
+        self._trace.end(GeneratorExit())
 
 
 def _nothing() -> None:
@@ -278,6 +289,7 @@ def _drive(
     if whole:
         trace.begin()
     traced = trace.scope is not None
+    closing = None
     resume, argument = steps.send, None
     while True:
         if traced:
@@ -307,6 +319,8 @@ def _drive(
             resume = steps.send
         except BaseException as error:
             resume, argument = steps.throw, error
+            if traced and whole and isinstance(error, GeneratorExit):
+                closing = _LastResort(trace)  # noqa: F841
 
 
 class _Step:
@@ -330,6 +344,7 @@ async def _drive_async(
     traced = trace.scope is not None
     resume: "Callable[[Any], Any]" = functools.partial(_first_step, generator)
     argument: Any = None
+    closing = None
     while True:
         try:
             step = resume(argument)
@@ -346,17 +361,20 @@ async def _drive_async(
             resume = generator.asend
         except BaseException as error:
             resume, argument = generator.athrow, error
+            if traced and isinstance(error, GeneratorExit):
+                closing = _LastResort(trace)  # noqa: F841
 
 
 def _first_step(generator: "AsyncGenerator[Any, Any]", value: None) -> Any:
     """Return the first step, and leave the generator to the one that drives it.
 
     The event loop has to look after that one alone: it would close both when it shuts
-    down, at the same time. The finalizer does nothing, so that the driver is closed
-    by whatever collects the two, as the loop wants it.
+    down, at the same time. What the collector finds is not closed before the driver
+    either, which the loop can await. Without a loop there is nothing to await.
     """
     hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(firstiter=None, finalizer=_leave_alone)
+    finalizer = None if hooks.finalizer is None else _leave_alone
+    sys.set_asyncgen_hooks(firstiter=None, finalizer=finalizer)
     try:
         return generator.asend(value)  # where a generator takes the hooks
     finally:
