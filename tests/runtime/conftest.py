@@ -56,7 +56,9 @@ def init():
     received = []
 
     def init(lifecycle="static", integration=None, **options):
-        experiments = {"trace_lifecycle": "stream"} if lifecycle == "stream" else {}
+        experiments = options.pop("_experiments", {})
+        if lifecycle == "stream":
+            experiments["trace_lifecycle"] = "stream"
         transport = Received()
         received.append(transport)
         options.setdefault("traces_sample_rate", 1.0)

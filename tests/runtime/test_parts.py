@@ -1,0 +1,883 @@
+"""``on_timeout="continue"``: a stream's transaction arrives in parts, and nothing is lost.
+
+A part ends at a deadline, or when the SDK's limit of spans is reached. The limit is
+set to 10 here, and a deadline comes when a test says so, unless it is about the clock.
+"""
+
+import contextvars
+import gc
+import logging
+import sys
+import threading
+from collections import Counter
+
+import pytest
+import sentry_sdk
+from django.db import connection
+from django.http import HttpResponse, StreamingHttpResponse
+from harness import HAS_STREAM_LIFECYCLE, Exchange, Root, start_child, start_span
+from sentry_sdk.profiler import teardown_profiler
+from sentry_sdk.tracing import Span, _SpanRecorder
+from views import serve
+
+from vendored_integration import DjangoIntegration
+from vendored_integration.runtime import parts
+from vendored_integration.runtime.registry import registry
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+LIMIT = 10
+FULL = {"max_spans": LIMIT}
+COUNTS_DROPS = hasattr(_SpanRecorder(1), "dropped_spans")  # since 2.21
+
+
+class Stream:
+    """An open stream, whose body does what it is told, a chunk a time."""
+
+    def __init__(self, path="/", **options):
+        self._todo = self._result = None
+        options = {"on_timeout": "continue", "response_timeout": 3600, **options}
+        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path)
+        self._steps = iter(self.exchange.response)
+        self._record = next(reversed(registry._open))
+
+    def _app(self, environ, start_response):
+        start_response("200 OK", [])
+        sentry_sdk.Scope.get_current_scope().set_transaction_name("stream")
+
+        def body():
+            while self._todo is not None:
+                self._result = self._todo()
+                yield b"chunk"
+
+        return body()
+
+    def do(self, function, *args):
+        """Run something in the body, for the next chunk."""
+        self._todo = lambda: function(*args)
+        assert next(self._steps) == b"chunk"
+        return self._result
+
+    def span(self, *names):
+        """Make a chunk with spans in it, one after the other."""
+
+        def make():
+            for name in names:
+                with start_span(name):
+                    pass
+
+        self.do(make)
+
+    def open_span(self, name):
+        """Enter a span that stays open."""
+        return self.do(lambda: start_span(name).__enter__())
+
+    def leave(self, span):
+        self.do(span.__exit__, None, None, None)
+
+    def deadline(self):
+        """What a worker does when the deadline has passed."""
+        thread = threading.Thread(target=self._record.expire)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    def finish(self):
+        """Read to the end and close."""
+        self._todo = None
+        assert list(self._steps) == []
+        self.exchange.close()
+
+    def drop(self):
+        self.exchange.response = self._steps = self._todo = None
+        gc.collect()
+
+
+class Part(Root):
+    """One transaction of several."""
+
+    @classmethod
+    def of_transaction(cls, event):
+        part = super().of_transaction(event)
+        part.event = event
+        part.number = part.data.get("http.response.stream.part", 1)
+        part.parent_span_id = event["contexts"]["trace"].get("parent_span_id")
+        part.links = event["contexts"]["trace"].get("links")
+        return part
+
+
+def parts_of(sentry, name="stream"):
+    """The parts of the one stream, checked for all that must hold of any."""
+    found = sorted(
+        (Part.of_transaction(event) for event in sentry.transactions()),
+        key=lambda part: part.number,
+    )
+    first, last = found[0], found[-1]
+    assert [part.number for part in found] == list(range(1, len(found) + 1))
+    assert {(part.trace_id, part.name) for part in found} == {(first.trace_id, name)}
+    assert len({part.span_id for part in found}) == len(found)
+    assert [part.outcome for part in found[:-1]] == ["continued"] * (len(found) - 1)
+    assert last.outcome != "continued"
+    assert (first.links, first.parent_span_id) == (None, None)
+    for before, part in zip(found, found[1:]):
+        assert part.parent_span_id == first.span_id
+        assert part.links == [
+            {
+                "trace_id": first.trace_id,
+                "span_id": before.span_id,
+                "sampled": True,
+                "attributes": {"sentry.link.type": "previous_part"},
+            }
+        ]
+        assert before.start <= part.start <= part.end
+    ids = [span_id for part in found for _, span_id, _ in part.children]
+    assert len(set(ids)) == len(ids)
+    # (the parent of a span may never have been sent if that is still open)
+    return found
+
+
+def names(found):
+    """The names of all spans, in the order of arrival."""
+    return [name for part in found for name in part.names()]
+
+
+def numbered(count, start=0):
+    return [f"span {number}" for number in range(start, start + count)]
+
+
+# -- when a part ends
+
+
+def test_deadlines(init):
+    """A part at each `response_timeout`, counted from the request's start, then from the last."""
+    sentry = init()
+    stream = Stream(response_timeout=0.1)
+    for number in range(1, 4):
+        stream.span(f"span {number}")
+        sentry.wait_for(lambda: len(sentry.transactions()) > number)  # noqa: B023
+    stream.span("last")
+    stream.finish()
+    found = parts_of(sentry)
+    assert len(found) >= 4
+    assert sorted(names(found)) == ["last", "span 1", "span 2", "span 3"]
+    assert found[-1].outcome == "completed"
+    assert found[-1].data["http.response.stream.chunks"] == 4
+    assert {part.status for part in found} == {"ok"}
+
+
+def test_span_limit(init):
+    """A part whenever the SDK would begin to drop spans, in one step of the body or many."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    stream.span(*numbered(25))
+    for number in range(25, 35):
+        stream.span(f"span {number}")
+    stream.finish()
+    found = parts_of(sentry)
+    assert names(found) == numbered(35)
+    assert [len(part.children) for part in found] == [10, 10, 10, 5]
+    assert [part.data["http.response.stream.chunks"] for part in found] == [0, 0, 6, 11]
+
+
+def test_no_part_without_need(init):
+    """A stream that ends in time, with few spans, is one transaction as ever: no part number."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    stream.span(*numbered(LIMIT))
+    stream.finish()
+    (part,) = parts_of(sentry)
+    assert "http.response.stream.part" not in part.data
+    assert names([part]) == numbered(LIMIT)
+
+
+def test_finish_ends_at_the_limit(init):
+    """The default: the SDK's limit of spans is what it is."""
+    sentry = init(_experiments=FULL)
+    stream = Stream(on_timeout="finish")
+    stream.span(*numbered(25))
+    stream.finish()
+    (part,) = parts_of(sentry)
+    assert names([part]) == numbered(LIMIT)
+
+
+def test_drops_before_the_stream_are_told(init):
+    """Spans that the view itself made over the limit are lost as in stock, and counted as there."""
+    if not COUNTS_DROPS:
+        pytest.skip("the SDK counts since 2.21")
+    sentry = init(_experiments=FULL)
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        for name in numbered(LIMIT + 3):
+            with start_span(name):
+                pass
+        return iter([b"chunk"])
+
+    Exchange(SentryWsgiMiddleware(app, on_timeout="continue")).read()
+    (event,) = sentry.transactions()
+    assert event["_meta"]["spans"][""]["len"] == LIMIT + 3
+
+
+def test_plain_response_is_finished_at_the_deadline(init):
+    """Only streams go on; anything else that is not closed ends once, as with "finish"."""
+    sentry = init()
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [b"plain"]
+
+    exchange = Exchange(SentryWsgiMiddleware(app, response_timeout=0.1, on_timeout="continue"))
+    sentry.root()
+    exchange.close()
+    assert "http.response.stream.part" not in sentry.root().data
+
+
+# -- how the last one ends
+
+
+def test_cancelled(init):
+    """The client hangs up: that is the outcome of the last part alone."""
+    sentry = init()
+    stream = Stream()
+    stream.span("first")
+    stream.deadline()
+    stream.span("second")
+    stream.exchange.close()
+    first, last = parts_of(sentry)
+    assert (first.status, last.status) == ("ok", "cancelled")
+    assert last.outcome == "cancelled"
+    assert (first.names(), last.names()) == (["first"], ["second"])
+
+
+def test_failed(init):
+    """The error is an event in the trace of the part that runs, which fails; the first does not."""
+    sentry = init()
+    stream = Stream("/failing")
+    stream.deadline()
+    stream.span("second")
+    with pytest.raises(ZeroDivisionError):
+        stream.do(lambda: 1 / 0)
+    stream.exchange.close()
+    first, last = parts_of(sentry)
+    assert (first.status, last.status) == ("ok", "internal_error")
+    assert last.outcome == "failed"
+    (event,) = sentry.errors()
+    assert event["contexts"]["trace"]["trace_id"] == last.trace_id
+    assert event["contexts"]["trace"]["span_id"] == last.span_id
+    assert event["request"]["url"] == "http://localhost/failing"
+
+
+def test_abandoned(init):
+    """A stream in parts that is dropped, not closed, is collected all the same."""
+    sentry = init()
+    stream = Stream()
+    stream.deadline()
+    stream.span("second")
+    stream.drop()
+    sentry.wait_for(lambda: len(sentry.transactions()) == 2)
+    last = parts_of(sentry)[-1]
+    assert (last.outcome, last.status) == ("abandoned", "aborted")
+    assert last.names() == ["second"]
+
+
+def test_evicted(init, caplog):
+    """The oldest of too many ends for good: no part follows, and late spans are counted."""
+    sentry = init(_experiments=FULL)
+    stream = Stream(max_open_responses=1)
+    stream.span("first")
+    stream.deadline()
+    stream.span("second")
+
+    def app(environ, start_response):
+        sentry_sdk.Scope.get_current_scope().set_transaction_name("other")
+        start_response("200 OK", [])
+        return iter([b"chunk"])
+
+    other = Exchange(SentryWsgiMiddleware(app, max_open_responses=1))
+    sentry.wait_for(lambda: len(sentry.transactions()) == 2)
+    stream.deadline()
+    stream.span(*numbered(2 * LIMIT))
+    stream.finish()
+    last = parts_of(sentry)[-1]
+    assert (last.number, last.outcome, last.status) == (2, "evicted", "aborted")
+    assert last.names() == ["second"]
+    assert "20 span(s) of 'stream' were made after" in caplog.text
+    other.read()
+
+
+# -- spans
+
+
+def test_open_spans_arrive_once_and_later(init):
+    """A span that is open at a split is sent when it has ended, with its whole duration."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    outer = stream.open_span("outer")
+    stream.span(*numbered(12))
+    inner = stream.open_span("inner")
+    stream.deadline()
+    stream.span("in inner")
+    stream.leave(inner)
+    stream.deadline()
+    stream.span("in outer")
+    stream.leave(outer)
+    stream.finish()
+    found = parts_of(sentry)
+    assert [part.names() for part in found] == [
+        numbered(9),
+        numbered(3, start=9),
+        ["inner", "in inner"],
+        ["outer", "in outer"],
+    ]
+    spans = {span["description"]: span for part in found for span in part.event["spans"]}
+    assert spans["outer"]["parent_span_id"] == found[0].span_id
+    for name in ["inner", "in outer", *numbered(12)]:
+        assert spans[name]["parent_span_id"] == outer.span_id
+    assert spans["in inner"]["parent_span_id"] == inner.span_id
+    assert spans["outer"]["start_timestamp"] < found[1].event["start_timestamp"]
+
+
+def test_children_of_spans_that_were_sent(init):
+    """A span that was sent in an earlier part can still be a parent."""
+    sentry = init()
+    stream = Stream()
+
+    def parent():
+        with start_span("parent") as span:
+            return span
+
+    sent = stream.do(parent)
+    stream.deadline()
+    stream.do(lambda: start_child(sent, "child").finish())
+    stream.finish()
+    _, last = parts_of(sentry)
+    ((name, _, parent_span_id),) = last.children
+    assert (name, parent_span_id) == ("child", sent.span_id)
+
+
+def test_more_spans_open_than_the_limit(init):
+    """There is no room to make: the SDK drops what it must, and its count says how many."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    spans = [stream.open_span(name) for name in numbered(LIMIT + 5)]
+    for span in reversed(spans):
+        stream.leave(span)
+    stream.span("afterwards")
+    stream.finish()
+    found = parts_of(sentry)
+    assert [part.names() for part in found] == [numbered(LIMIT), ["afterwards"]]
+    if COUNTS_DROPS:
+        assert found[0].event["_meta"]["spans"][""]["len"] == LIMIT + 5
+        assert "spans" not in found[1].event.get("_meta", {})
+
+
+def test_spans_still_open_at_the_end(init):
+    """They are dropped by the SDK as in any transaction, and counted once, by the last part."""
+    sentry = init()
+    stream = Stream()
+    stream.open_span("never left")
+    stream.deadline()
+    stream.finish()
+    found = parts_of(sentry)
+    assert names(found) == []
+    if COUNTS_DROPS:
+        assert "spans" not in found[0].event.get("_meta", {})
+        assert found[1].event["_meta"]["spans"][""]["len"] == 1
+
+
+def test_outgoing_headers(init):
+    """`sentry-trace` names the part that runs, or its innermost span; the baggage is the same."""
+    sentry = init()
+    stream = Stream()
+    headers = []
+
+    def note():
+        headers.append((sentry_sdk.get_traceparent(), sentry_sdk.get_baggage()))
+
+    stream.do(note)
+    stream.deadline()
+    stream.do(note)
+    inner = stream.open_span("inner")
+    stream.deadline()
+    stream.do(note)
+    stream.leave(inner)
+    stream.do(note)
+    stream.finish()
+    first, second, third = parts_of(sentry)
+    ids = [first.span_id, second.span_id, inner.span_id, third.span_id]
+    assert [header for header, _ in headers] == [f"{first.trace_id}-{id_}-1" for id_ in ids]
+    assert len({baggage for _, baggage in headers}) == 1
+
+
+def test_each_part_tells_the_request(init):
+    """Request, user, tags and the transaction's own data are on every part."""
+    sentry = init()
+    stream = Stream("/told")
+
+    def tell():
+        sentry_sdk.set_user({"id": "7"})
+        sentry_sdk.set_tag("tenant", "a")
+        transaction = sentry_sdk.Scope.get_current_scope().transaction
+        transaction.set_tag("kind", "sse")
+        transaction.set_data("topic", "prices")
+
+    stream.do(tell)
+    stream.deadline()
+    stream.span("second")
+    stream.finish()
+    found = parts_of(sentry)
+    assert len(found) == 2
+    for part in found:
+        assert part.event["request"]["url"] == "http://localhost/told"
+        assert part.event["user"] == {"id": "7"}
+        assert part.event["tags"]["tenant"] == "a"
+        assert part.event["tags"]["kind"] == "sse"
+        if "http.response.stream" not in part.event["contexts"]:  # sends data since 2.12
+            assert part.data["topic"] == "prices"
+
+
+def test_data_of_one_part_is_not_on_the_next(init):
+    """What is set in a later part does not change one that was sent; each counts for itself."""
+    sentry = init()
+    stream = Stream()
+    stream.deadline()
+    stream.do(lambda: sentry_sdk.Scope.get_current_scope().transaction.set_tag("late", "yes"))
+    stream.finish()
+    first, last = parts_of(sentry)
+    assert "late" not in first.event["tags"]
+    assert last.event["tags"]["late"] == "yes"
+    assert first.data["http.response.stream.chunks"] == 0
+    assert last.data["http.response.stream.chunks"] == 1
+
+
+def test_trace_of_an_incoming_request(init):
+    """The first part is the caller's child; the others are the first one's."""
+    sentry = init()
+    trace_id, span_id = "771a43a4192642f0b136d5159a501700", "1234567890abcdef"
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return iter([b"chunk"])
+
+    exchange = Exchange(
+        SentryWsgiMiddleware(app, on_timeout="continue", response_timeout=3600),
+        HTTP_SENTRY_TRACE=f"{trace_id}-{span_id}-1",
+    )
+    next(reversed(registry._open)).expire()
+    exchange.read()
+    first, last = map(Part.of_transaction, sentry.transactions())
+    assert (first.trace_id, first.parent_span_id) == (trace_id, span_id)
+    assert (last.trace_id, last.parent_span_id) == (trace_id, first.span_id)
+
+
+# -- races
+
+
+@pytest.fixture
+def frequent_switches():
+    """Let threads alternate as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(*functions):
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(function,))
+        for function in functions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def child_spans(root, *span_names):
+    """Spans without a scope, which threads would share."""
+    for name in span_names:
+        start_child(root, name).finish()
+
+
+def test_threads_at_the_limit(init, frequent_switches):
+    """Several threads fill a transaction at once: no span is lost, no part is almost empty."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    each = 300
+
+    def make():
+        root = sentry_sdk.Scope.get_current_scope().transaction
+        in_threads(
+            *(
+                lambda start=start: child_spans(root, *numbered(each, start * each))
+                for start in range(4)
+            )
+        )
+
+    stream.do(make)
+    stream.finish()
+    found = parts_of(sentry)
+    assert Counter(names(found)) == Counter(numbered(4 * each))
+    # (half of the spans have ended at least: the others are being made just then)
+    assert min(len(part.children) for part in found[:-1]) >= LIMIT // 2
+
+
+def test_deadline_and_close_at_once(init, frequent_switches):
+    """Whoever is first: each span arrives once, and the last part has the real outcome."""
+    for _ in range(150):
+        sentry = init()
+        stream = Stream()
+        outer = stream.open_span("outer")
+        stream.span("first")
+        stream.leave(outer)
+        start = threading.Barrier(2)
+        in_threads(
+            lambda: (start.wait(), stream._record.expire()),  # noqa: B023
+            lambda: (start.wait(), stream.finish()),  # noqa: B023
+        )
+        found = parts_of(sentry)
+        assert len(found) in (1, 2)
+        assert sorted(names(found)) == ["first", "outer"]
+        assert found[-1].outcome == "completed"
+
+
+def test_deadlines_while_spans_are_made(init, frequent_switches):
+    """Splits at any moment, by the clock and by the limit, neither lose nor double a span."""
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    over = threading.Event()
+
+    def deadlines():
+        while not over.is_set():
+            stream._record.expire()
+
+    def make():
+        try:
+            for number in range(200):
+                with start_span(f"outer {number}"):
+                    for name in numbered(3, 3 * number):
+                        with start_span(name):
+                            pass
+        finally:
+            over.set()
+
+    in_threads(deadlines, lambda: stream.do(make))
+    stream.finish()
+    expected = numbered(600) + [f"outer {number}" for number in range(200)]
+    assert Counter(names(parts_of(sentry))) == Counter(expected)
+
+
+def test_finalizer_in_mid_split(init, monkeypatch):
+    """The collector may run in mid-split, and finalize a generator that ends in a span.
+
+    The transaction is full just then: the finalizer would wait for its own thread.
+    """
+    sentry = init(_experiments=FULL)
+    stream = Stream()
+    begin_next = parts.begin_next
+
+    def begin_next_with_collection(*args):
+        gc.collect()
+        return begin_next(*args)
+
+    monkeypatch.setattr(parts, "begin_next", begin_next_with_collection)
+
+    def generator(root):
+        try:
+            yield
+        finally:
+            child_spans(root, "finalizer")
+
+    def make():
+        root = sentry_sdk.Scope.get_current_scope().transaction
+        cycle = [generator(root)]
+        cycle.append(cycle)
+        next(cycle[0])
+        del cycle
+        child_spans(root, *numbered(LIMIT + 1))
+
+    in_threads(lambda: stream.do(make))
+    stream.finish()
+    assert sorted(names(parts_of(sentry))) == sorted([*numbered(LIMIT + 1), "finalizer"])
+
+
+# -- hooks
+
+
+def test_hanging_hook(init):
+    """`before_send_transaction` that never returns takes one worker from the other streams.
+
+    Not one for each deadline of the stream: they are a few.
+    """
+    hung, go_on = threading.Event(), threading.Event()
+
+    def before_send_transaction(event, hint):
+        if event["request"]["url"].endswith("/hang"):
+            hung.set()
+            go_on.wait(60)
+        return event
+
+    sentry = init(before_send_transaction=before_send_transaction)
+    try:
+        hanging = Stream("/hang", response_timeout=0.1)
+        assert hung.wait(10)
+        other = Stream("/other", response_timeout=0.1)
+        sentry.wait_for(lambda: len(sentry.transactions()) == 8)
+        hanging.span("meanwhile")
+        other.finish()
+    finally:
+        go_on.set()
+    hanging.finish()
+    urls = {event["request"]["url"] for event in sentry.transactions()}
+    assert urls == {"http://localhost/other", "http://localhost/hang"}
+    held = [e for e in sentry.transactions() if e["request"]["url"].endswith("/hang")]
+    assert "meanwhile" in [span["description"] for event in held for span in event["spans"]]
+
+
+def test_raising_hook(init):
+    """It loses the part that it raises for, at a deadline or at the limit; the stream goes on."""
+
+    def before_send_transaction(event, hint):
+        if any(span["description"] == "fatal" for span in event["spans"]):
+            raise ValueError("no")
+        return event
+
+    sentry = init(before_send_transaction=before_send_transaction, _experiments=FULL)
+    stream = Stream()
+    stream.span("fatal")
+    stream.deadline()
+    stream.span("fatal", *numbered(LIMIT - 1))
+    stream.span("last")
+    stream.finish()
+    (event,) = sentry.transactions()
+    last = Part.of_transaction(event)
+    assert (last.number, last.outcome, last.names()) == (3, "completed", ["last"])
+
+
+def test_hook_that_makes_spans(init):
+    """They belong to the part that runs; there is no end of parts that beget parts."""
+
+    def before_send_transaction(event, hint):
+        with start_span("hook"):
+            return event
+
+    sentry = init(before_send_transaction=before_send_transaction, _experiments=FULL)
+    stream = Stream()
+    stream.span(*numbered(3 * LIMIT))
+    stream.finish()
+    counted = Counter(names(parts_of(sentry)))
+    assert all(counted[name] == 1 for name in numbered(3 * LIMIT))
+    assert counted["hook"] == len(sentry.transactions()) - 1
+
+
+# -- memory
+
+
+def live_spans(kind=Span):
+    return sum(isinstance(found, kind) for found in gc.get_objects())
+
+
+def test_memory_is_bounded(init):
+    """However long a stream, no more spans are kept than the limit."""
+    sentry = init(_experiments=FULL)
+    before = live_spans()
+    stream = Stream()
+    for _ in range(20):
+        stream.span(*numbered(50))
+        # (and those that only the garbage collector frees)
+        gc.collect()
+        assert live_spans() - before <= LIMIT + 1
+    stream.finish()
+    assert names(parts_of(sentry)) == 20 * numbered(50)
+    del stream
+    gc.collect()
+    assert live_spans() <= before
+
+
+def test_unsampled(init):
+    """Nothing is sent for a trace that is not sampled, and nothing kept for later."""
+    sentry = init(_experiments=FULL, traces_sample_rate=0)
+    before = live_spans()
+    stream = Stream(response_timeout=0.1)
+    stream.span(*numbered(50))
+    watched = Stream("/other", response_timeout=0.1, on_timeout="finish")
+    wait_for_deadline(watched)
+    gc.collect()
+    assert live_spans() - before <= 2  # the roots
+    assert stream.do(sentry_sdk.get_traceparent).endswith("-0")
+    stream.finish()
+    watched.finish()
+    assert not sentry.transactions()
+
+
+def wait_for_deadline(stream):
+    """Wait for the deadline of a stream of which nothing is sent."""
+    tick = threading.Event()
+    for _ in range(1000):
+        if stream._record not in registry:
+            return
+        tick.wait(0.01)
+    raise AssertionError("the deadline did not come")
+
+
+def test_stream_lifecycle(init):
+    """Spans are sent one by one: one segment, all spans, no parts; the deadline ends nothing."""
+    if not HAS_STREAM_LIFECYCLE:
+        pytest.skip("this SDK has no stream lifecycle")
+    sentry = init("stream")
+    kind = sentry_sdk.traces.StreamedSpan
+    stream = Stream(response_timeout=0.1)
+    stream.span("early")
+    # Its deadline is later than that of the stream.
+    other = Stream("/other", response_timeout=0.1, on_timeout="finish")
+    sentry.wait_for(lambda: len(sentry.roots()) == 1)
+    assert sentry.roots()[0].outcome == "timed_out"
+    sentry.spans()
+    gc.collect()
+    before = live_spans(kind)
+    for _ in range(20):
+        stream.span(*numbered(200))
+        sentry_sdk.get_client().flush()
+        gc.collect()
+        assert live_spans(kind) - before <= 1
+    stream.finish()
+    other.finish()
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    (root,) = [root for root in sentry.roots() if root.outcome == "completed"]
+    assert Counter(root.names()) == Counter(["early"] + 20 * numbered(200))
+    assert {parent for _, _, parent in root.children} == {root.span_id}
+    assert "http.response.stream.part" not in root.data
+
+
+# -- profiles
+
+
+@pytest.mark.filterwarnings("ignore:Transaction-based profiling:DeprecationWarning")
+def test_profile(init):
+    """The transaction profiler's profile ends with the first part, and is sent with it."""
+    sentry = init(profiles_sample_rate=1.0)
+    try:
+        stream = Stream()
+
+        def run():
+            profile = sentry_sdk.Scope.get_isolation_scope().profile
+            for _ in range(1000):
+                if profile.unique_samples > 3:
+                    return
+                threading.Event().wait(0.01)
+            raise AssertionError("the profiler does not sample")
+
+        stream.do(run)
+        stream.deadline()
+        stream.span("second")
+        stream.finish()
+    finally:
+        teardown_profiler()
+    first, last = parts_of(sentry)
+    (profile,) = sentry.items("profile")
+    (profiled,) = profile["transactions"]
+    assert profiled["id"] == first.event["event_id"]
+    assert profiled["trace_id"] == first.trace_id
+    assert last.names() == ["second"]
+
+
+# -- Django
+
+
+def test_django(init):
+    """A stream of database rows, with the integration's own option: every query is there once."""
+    sentry = init(integration=DjangoIntegration(on_timeout="continue"), _experiments=FULL)
+    count = 40
+
+    def view(request):
+        def body():
+            for number in range(count):
+                with start_span(f"row {number}"), connection.cursor() as cursor:
+                    cursor.execute(f"SELECT {number}")
+                    yield b"%d" % cursor.fetchone()
+
+        return StreamingHttpResponse(body())
+
+    read = Exchange(serve(view), "/rows").read()
+    assert read == b"".join(b"%d" % number for number in range(count))
+    found = parts_of(sentry, name="/{rest}")
+    counted = Counter(names(found))
+    spans = {span["description"]: span for part in found for span in part.event["spans"]}
+    for number in range(count):
+        assert counted[f"row {number}"] == counted[f"SELECT {number}"] == 1
+        query, row = spans[f"SELECT {number}"], spans[f"row {number}"]
+        assert query["op"] == "db"
+        assert query["parent_span_id"] == row["span_id"]
+    assert len(found) >= 2 * count // LIMIT
+    assert found[-1].outcome == "completed"
+
+
+def test_django_plain_response(init):
+    """A response that does not stream is one transaction, however many spans its view makes."""
+    sentry = init(integration=DjangoIntegration(on_timeout="continue"), _experiments=FULL)
+
+    def view(request):
+        for name in numbered(2 * LIMIT):
+            with start_span(name):
+                pass
+        return HttpResponse(b"plain")
+
+    assert Exchange(serve(view)).read() == b"plain"
+    assert len(sentry.transactions()) == 1
+
+
+# -- "finish": what comes too late
+
+
+def late_logs(caplog):
+    return [record for record in caplog.records if record.name == "vendored_integration"]
+
+
+def test_late_spans_are_counted(init, caplog):
+    """With "finish", spans made after the deadline are lost: the log says so once, at close."""
+    sentry = init()
+    stream = Stream(on_timeout="finish")
+    stream.span("in time")
+    stream.deadline()
+    stream.span(*numbered(7))
+    assert not late_logs(caplog)
+    stream.finish()
+    stream.exchange.close()
+    (record,) = late_logs(caplog)
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("7 span(s) of 'stream' were made after")
+    assert sentry.root().outcome == "timed_out"
+    assert sentry.root().names() == ["in time"]
+
+
+def test_no_late_spans_no_log(init, caplog):
+    """A stream that makes no spans after the deadline logs nothing."""
+    sentry = init()
+    stream = Stream(on_timeout="finish")
+    stream.span("in time")
+    stream.deadline()
+    stream.finish()
+    assert sentry.root().outcome == "timed_out"
+    assert not late_logs(caplog)
+
+
+def test_signals_are_no_late_spans(init, caplog):
+    """Django sends a signal at every close: that is nothing to warn of."""
+    sentry = init(integration=DjangoIntegration(response_timeout=0.1))
+    exchange = Exchange(serve(lambda request: StreamingHttpResponse(iter([b"chunk"]))))
+    assert sentry.root().outcome == "timed_out"
+    assert exchange.read() == b"chunk"
+    assert not late_logs(caplog)
+
+
+def test_late_spans_in_the_stream_lifecycle(init, caplog):
+    """There they are not lost, and not counted."""
+    if not HAS_STREAM_LIFECYCLE:
+        pytest.skip("this SDK has no stream lifecycle")
+    sentry = init("stream")
+    stream = Stream(on_timeout="finish")
+    stream.deadline()
+    stream.span("late")
+    stream.finish()
+    assert not late_logs(caplog)
+    assert "late" in [span["name"] for span in sentry.spans()]
