@@ -7,6 +7,8 @@ Set up by environment variables, so that every server can run it the same way:
     LIFECYCLE         static | stream
     RESPONSE_TIMEOUT  seconds, `none` for never; for `ours` only
     MAX_OPEN          max_open_responses; for `ours` only
+    ON_TIMEOUT        on_timeout; for `ours` only
+    MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
     FILE              path of the file that /file/ serves
 
@@ -50,6 +52,8 @@ def start_sentry():
             options["response_timeout"] = None if timeout == "none" else float(timeout)
         if os.environ.get("MAX_OPEN"):
             options["max_open_responses"] = int(os.environ["MAX_OPEN"])
+        if os.environ.get("ON_TIMEOUT"):
+            options["on_timeout"] = os.environ["ON_TIMEOUT"]
     else:
         from sentry_sdk.integrations.django import DjangoIntegration
     if STREAMED_SPANS:
@@ -57,13 +61,17 @@ def start_sentry():
 
         # Up to 2.67 a segment is sent up to 5 s after its end: each test would wait for it.
         SpanBatcher.FLUSH_WAIT_TIME = 0.05  # seconds
+    experiments = {"trace_lifecycle": "stream"} if STREAMED_SPANS else {}
+    if os.environ.get("MAX_SPANS"):
+        experiments["max_spans"] = int(os.environ["MAX_SPANS"])
+        options.update(middleware_spans=False, signals_spans=False)
     sentry_sdk.init(
         dsn=os.environ["DSN"],
         release="live@1",
         traces_sample_rate=1.0,
         auto_session_tracking=True,
         integrations=[DjangoIntegration(**options)],
-        _experiments={"trace_lifecycle": "stream"} if STREAMED_SPANS else {},
+        _experiments=experiments,
     )
 
 
@@ -120,6 +128,20 @@ def stream(request):
             with span("chunk %d" % index):
                 chunk = b"chunk %d\n" % index
             yield chunk
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+def stream_many_spans(request):
+    """`n` chunks, each after `spans` spans; at a gate after each. A chunk is the process id."""
+
+    def body():
+        for index in range(int(request.GET["n"])):
+            for number in range(int(request.GET["spans"])):
+                with span("span %d.%d" % (index, number)):
+                    pass
+            yield b"%d\n" % os.getpid()
+            at_gate(request)
 
     return StreamingHttpResponse(body(), content_type="text/plain")
 
@@ -221,6 +243,7 @@ urlpatterns = [
     path("plain/", plain),
     path("error/", error),
     path("stream/", stream),
+    path("stream-many-spans/", stream_many_spans),
     path("stream-async/", stream_async),
     path("stream-fails/", stream_fails),
     path("stream-async-fails/", stream_async_fails),

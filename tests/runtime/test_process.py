@@ -93,6 +93,42 @@ def test_open_responses_are_finished_at_process_exit():
     assert lines == ["/{rest} abandoned", "flush"]
 
 
+def test_open_parts_are_finished_at_process_exit():
+    """The part that runs at the end of the process is sent, with the spans of it alone."""
+    lines = run(
+        """
+        class Printing(Received):
+            def capture_envelope(self, envelope):
+                for item in envelope.items:
+                    if item.type == "transaction":
+                        event = item.payload.json
+                        contexts = event["contexts"]
+                        data = contexts.get("http.response.stream") or contexts["trace"]["data"]
+                        print(
+                            data["http.response.stream.part"],
+                            data["http.response.stream.outcome"],
+                            [span["description"] for span in event["spans"]],
+                        )
+            def flush(self, timeout, callback=None):
+                print("flush")
+        from vendored_integration.wsgi import SentryWsgiMiddleware
+        sentry = init(transport=Printing(), _experiments={"max_spans": 2})
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            def body():
+                for name in "abc":
+                    with start_span(name):
+                        pass
+                    yield b"chunk"
+            return body()
+        exchange = Exchange(SentryWsgiMiddleware(app, on_timeout="continue"))
+        steps = iter(exchange.response)
+        next(steps), next(steps), next(steps)
+        """
+    )
+    assert lines == ["1 continued ['a', 'b']", "2 abandoned ['c']", "flush"]
+
+
 def test_hanging_hook_does_not_hold_up_process_exit():
     """before_send_transaction that never returns costs at most shutdown_timeout."""
     run(
@@ -212,6 +248,52 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone():
         "parent [b'b']",
         "parent ['completed']",
     ]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
+def test_fork_in_mid_stream_leaves_the_parts_to_the_parent():
+    """The child's spans are not the parent's, and fill no part; the parent goes on with its own."""
+    lines = run(
+        """
+        sentry = init(
+            DjangoIntegration(on_timeout="continue", response_timeout=3600),
+            _experiments={"max_spans": 10},
+        )
+        def view(request):
+            def body():
+                while True:
+                    for _ in range(25):
+                        with start_span(where):
+                            pass
+                    yield b"chunk"
+            return StreamingHttpResponse(body())
+        where = "before"
+        exchange = Exchange(serve(view))
+        steps = iter(exchange.response)
+        next(steps)
+        sent = len(sentry.transactions())
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+        if not pid:
+            from vendored_integration.runtime.registry import registry
+            where = "child"
+            next(steps)
+            registry._inherited[0].expire()
+            exchange.close()
+            print(len(sentry.transactions()) - sent)
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        where = "parent"
+        next(steps)
+        exchange.close()
+        names = [name for root in sentry.roots() for name in root.names()]
+        print(names.count("before"), names.count("child"), names.count("parent"))
+        print({root.outcome for root in sentry.roots()} == {"continued", "cancelled"})
+        """
+    )
+    assert lines == ["0", "25 0 25", "True"]
 
 
 def test_other_sdk_is_refused():

@@ -1,7 +1,8 @@
 """One response, and everything that can happen to it, in any order.
 
 Invariants: one finish; the response's own close() as often as the server's, no
-more, no less; no context left entered; outcome and status of the first ending win.
+more, no less; no context left entered; outcome and status of the first ending win;
+with ``on_timeout="continue"`` a part for each deadline, and every span in one of them.
 """
 
 import gc
@@ -12,7 +13,7 @@ import warnings
 import pytest
 import sentry_sdk
 from django.http import StreamingHttpResponse
-from harness import LIFECYCLES, Exchange, Received, assert_accepted
+from harness import LIFECYCLES, Exchange, Received, assert_accepted, start_span
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -43,6 +44,7 @@ class Body:
 
     def __init__(self):
         self.closed = 0
+        self.spans = 0
         self.what_next = "chunk"
         self.in_next = threading.Event()
         self.go_on = threading.Event()
@@ -58,13 +60,15 @@ class Body:
             raise ValueError("told to")
         if self.what_next == "end":
             raise StopIteration
+        with start_span(f"span {self.spans}"):
+            self.spans += 1
         return b"chunk"
 
     def close(self):
         self.closed += 1
 
 
-def application(body, django):
+def application(body, django, options):
     """An application with this body, traced by the integration or the middleware."""
     if django:
         return serve(lambda request: StreamingHttpResponse(body))
@@ -73,7 +77,7 @@ def application(body, django):
         start_response("200 OK", [])
         return body
 
-    return SentryWsgiMiddleware(app)
+    return SentryWsgiMiddleware(app, **options)
 
 
 def can_be_entered(context):
@@ -91,26 +95,34 @@ class ResponseMachine(RuleBasedStateMachine):
         super().__init__()
         self.sentry = None
 
-    @initialize(lifecycle=st.sampled_from(LIFECYCLES), django=st.booleans())
-    def open(self, lifecycle, django):
+    @initialize(
+        lifecycle=st.sampled_from(LIFECYCLES), django=st.booleans(), continues=st.booleans()
+    )
+    def open(self, lifecycle, django, continues):
         self.lifecycle = lifecycle
+        self.in_parts = continues and lifecycle == "static"
+        options = {
+            "response_timeout": 3600 if continues else None,
+            "on_timeout": "continue" if continues else "finish",
+        }
         self.sentry = Received()
         experiments = {"trace_lifecycle": "stream"} if lifecycle == "stream" else {}
         sentry_sdk.init(
             dsn="http://public@127.0.0.1:9/1",
             transport=self.sentry,
             traces_sample_rate=1.0,
-            integrations=[DjangoIntegration(response_timeout=None)],
+            integrations=[DjangoIntegration(**options)],
             _experiments=experiments,
         )
         self.body = Body()
         self.outside = sentry_sdk.Scope.get_isolation_scope()
         self.django = django
         # (the application must not know the machine, which holds the response)
-        self.response = Exchange(application(self.body, django)).response
+        self.response = Exchange(application(self.body, django, options)).response
         self.record = next(reversed(registry._open))
         self.steps = None
         self.ended = None
+        self.parts = 1
         self.chunks = 0
         self.exhausted = False
         self.server_closes = 0
@@ -121,6 +133,7 @@ class ResponseMachine(RuleBasedStateMachine):
         if self.ended is None:
             self.ended = outcome
             self.chunks_at_end = self.chunks
+            self.spans_at_end = self.body.spans
 
     @property
     def closed_outcome(self):
@@ -197,8 +210,13 @@ class ResponseMachine(RuleBasedStateMachine):
     @alive
     @rule()
     def deadline(self):
+        if self.lifecycle == "stream" and self.record._options.on_timeout == "continue":
+            return  # has none
         self._in_thread(self.record.expire)
-        self.end("timed_out")
+        if not self.in_parts:
+            self.end("timed_out")
+        elif self.ended is None:
+            self.parts += 1
 
     @iterating
     @rule()
@@ -254,15 +272,27 @@ class ResponseMachine(RuleBasedStateMachine):
         if self.sentry is None:
             return
         if self.ended is None:
-            assert self.sentry.roots() == []
+            assert [root.outcome for root in self.sentry.roots()] == ["continued"] * (
+                self.parts - 1
+            )
             return
-        root = self.sentry.root()
+        self.sentry.wait_for(lambda: len(self.sentry.roots()) == self.parts)
+        *continued, root = self.sentry.roots()
+        assert {root.outcome for root in continued} <= {"continued"}
         assert root.outcome == self.ended
         assert root.data["http.response.stream.chunks"] == self.chunks_at_end
         status = STATUS[self.ended]
         if self.lifecycle == "stream":
             status = "error" if self.ended == "failed" else "ok"
         assert root.status == status
+
+    @invariant()
+    def every_span_is_in_one_part(self):
+        if self.sentry is None or self.ended is None or self.lifecycle == "stream":
+            return
+        names = [name for root in self.sentry.roots() for name in root.names()]
+        made = [name for name in names if name.startswith("span ")]
+        assert made == [f"span {number}" for number in range(self.spans_at_end)]
 
     @invariant()
     def closes_are_the_server_s(self):
