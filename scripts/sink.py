@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import socket
 import socketserver
 import sys
 import threading
@@ -71,7 +72,10 @@ class Envelope:
 
 
 class Reply(NamedTuple):
-    """What a `respond` hook may answer instead of 200."""
+    """What a `respond` hook may answer instead of 200.
+
+    Status 0: no answer; the connection is cut.
+    """
 
     status: int
     headers: Mapping[str, str] = MappingProxyType({})
@@ -370,6 +374,9 @@ def _handler_for(sink: EnvelopeSink) -> Callable[..., BaseHTTPRequestHandler]:
             return None
 
         def _reply(self, reply: Reply) -> None:
+            if not reply.status:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .django import DjangoIntegration, StreamAwareDjangoIntegration
+    from .filters import exclude_events
     from .runtime.trace_stream import trace_stream
+    from .transport import bounded_transport
 
-__all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration", "__version__", "trace_stream"]
+__all__ = [
+    "DjangoIntegration",
+    "StreamAwareDjangoIntegration",
+    "__version__",
+    "bounded_transport",
+    "exclude_events",
+    "trace_stream",
+]
 
 
 def _to_report() -> bool:
@@ -48,4 +57,12 @@ def __getattr__(name: str) -> Any:
         from .runtime.trace_stream import trace_stream
 
         return trace_stream
+    if name == "bounded_transport":
+        from .transport import bounded_transport
+
+        return bounded_transport
+    if name == "exclude_events":
+        from .filters import exclude_events
+
+        return exclude_events
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,12 +5,16 @@ In the static lifecycle the root of a request is a ``Transaction``: ``set_data``
 (the segment): ``set_attribute``, and only ``ok`` or ``error`` as a status.
 """
 
+import contextlib
 import functools
+import inspect
 from contextvars import Context
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import sentry_sdk
+from sentry_sdk.client import NonRecordingClient
 from sentry_sdk.tracing import Transaction
+from sentry_sdk.transport import HttpTransport, Transport
 from sentry_sdk.utils import capture_internal_exceptions
 
 from .frames import hidden
@@ -166,6 +170,35 @@ def share_scopes(source: Context, target: Context) -> None:
         if target.get(variable) is source.get(variable):
             return
     target.run(restore_scopes, source.run(scope_variables))
+
+
+@contextlib.contextmanager
+def unrecorded(options: "Dict[str, Any]") -> "Iterator[None]":
+    """Have the SDK record nothing of what this thread does in the block.
+
+    :param options: of the client; the SDK's own log follows its ``debug``.
+    """
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(_Unrecording(options))
+        yield
+
+
+class _Unrecording(NonRecordingClient):
+    """Takes everything, keeps nothing, has no integrations."""
+
+    def is_active(self) -> bool:
+        # Or the SDK goes on looking, and finds the real client in the outer scopes.
+        return True
+
+
+def count_lost(transport: Transport, reason: str, category: Any, quantity: int) -> None:
+    """Count items as lost, for the transport's next client report."""
+    if "quantity" in inspect.signature(HttpTransport.record_lost_event).parameters:
+        transport.record_lost_event(reason, category, quantity=quantity)
+    else:
+        # Up to 2.8 one at a time.
+        for _ in range(quantity):
+            transport.record_lost_event(reason, category)
 
 
 def shutdown_timeout() -> float:
