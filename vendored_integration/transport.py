@@ -116,7 +116,7 @@ class BoundedTransport(HttpTransport):
     retries: Retry = Retry(1)
 
     def __init__(self, options: "Dict[str, Any]") -> None:
-        self._ledger = _Ledger()
+        self._ledger = _Ledger(self._say)
         self._here = _Here()
         size = self.queue_size
         if size is None:
@@ -203,6 +203,10 @@ class BoundedTransport(HttpTransport):
         super().kill()
         self._ledger.stop()
 
+    def _say(self, message: str, *args: object) -> None:
+        with unrecorded(self.options):
+            logger.warning(message, *args)
+
     # -- connections -----------------------------------------------------------
 
     def _get_pool_options(self, *args: Any, **kwargs: Any) -> "Dict[str, Any]":
@@ -215,7 +219,7 @@ class BoundedTransport(HttpTransport):
 
     def _after_fork_in_child(self) -> None:
         # The locks, too, are new ones: another thread of the parent may have held them.
-        self._ledger = _Ledger()
+        self._ledger = _Ledger(self._say)
         self._worker = BackgroundWorker(queue_size=self._size)
         # The parent's connections are left alone: to close them here would take locks.
         self._inherited = self._pool
@@ -241,10 +245,11 @@ class _Ledger:
     and none was dropped in the :data:`QUIET` seconds before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: "Callable[..., None]") -> None:
+        self._say = say
         # Protects the rest. Reentrant, because a garbage collection in here may end a
-        # response and drop its transaction. Nothing is logged while it is held: a
-        # handler may wait for another thread that drops.
+        # response and drop its transaction. Nothing is said while it is held: a
+        # log handler may wait for another thread that drops.
         self._lock = threading.RLock()
         self._totals: "Counter[str]" = Counter()
         self._at_begin: "Counter[str]" = Counter()
@@ -264,7 +269,7 @@ class _Ledger:
                 self._at_begin = self._totals.copy()
             self._totals[reason] += 1
         if begins:
-            logger.warning(
+            self._say(
                 "data for Sentry are being dropped (%s); nothing more is said until that ends",
                 reason,
             )
@@ -282,7 +287,7 @@ class _Ledger:
             seconds = self._last - self._begin
             dropped = self._totals - self._at_begin
             self._begin = None
-        logger.warning(
+        self._say(
             "%s; %d envelopes were dropped in %.0f s (%s)",
             what,
             sum(dropped.values()),

@@ -1,0 +1,511 @@
+"""bounded_transport, judged by what a loopback ingest gets, and by what the user can read."""
+
+import contextlib
+import gc
+import logging
+import os
+import socket
+import threading
+from collections import Counter
+
+import pytest
+import sentry_sdk
+import urllib3
+from harness import HAS_STREAM_LIFECYCLE
+from sentry_sdk.envelope import Envelope, Item, PayloadRef
+from test_process import run
+
+import vendored_integration
+from sink import EnvelopeSink, Reply
+from vendored_integration import DjangoIntegration, bounded_transport
+from vendored_integration import transport as transport_module
+
+#: The events of an outage; 100,000 take a minute.
+MANY = int(os.environ.get("OUTAGE_EVENTS", "2000"))
+FLUSH = 60.0  # seconds; no test needs them
+
+
+@pytest.fixture
+def init():
+    """Initialise the SDK with a bounded transport, which is returned."""
+
+    def init(dsn, options=None, **bounds):
+        bounds.setdefault("timeout", 30.0)
+        sentry_sdk.init(
+            dsn=dsn,
+            transport=bounded_transport(**bounds),
+            integrations=[DjangoIntegration()],
+            **(options or {}),
+        )
+        return sentry_sdk.get_client().transport
+
+    yield init
+    sentry_sdk.get_client().close(timeout=0)
+    sentry_sdk.init()
+
+
+@pytest.fixture
+def down():
+    """A port that refuses connections, and is not given to anybody else meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken
+
+
+def dsn_of(taken):
+    return f"http://public@127.0.0.1:{taken.getsockname()[1]}/1"
+
+
+@pytest.fixture
+def log(caplog):
+    """What the user reads in the log of this project."""
+    caplog.set_level(logging.INFO)
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "vendored_integration"
+    ]
+
+
+class Stalled:
+    """The `respond` hook of an ingest that takes a request, and answers when let go."""
+
+    def __init__(self):
+        self.let_go = threading.Event()
+
+    def __call__(self, envelope):
+        self.let_go.wait(FLUSH)
+
+
+@contextlib.contextmanager
+def stalled_sink():
+    stalled = Stalled()
+    with EnvelopeSink(respond=stalled) as sink:
+        try:
+            yield sink, stalled.let_go.set
+        finally:
+            stalled.let_go.set()
+
+
+def messages(sink):
+    return [
+        event["logentry"]["message"] if "logentry" in event else event["message"]
+        for event in sink.errors()
+    ]
+
+
+def reported(sink):
+    """The errors that the SDK's client reports tell of, by reason."""
+    lost = Counter()
+    for report in sink.client_reports():
+        for entry in report["discarded_events"]:
+            if entry["category"] == "error":
+                lost[entry["reason"]] += entry["quantity"]
+    return lost
+
+
+# -- arguments -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {},
+        {"queue_size": None, "timeout": None},
+        {"queue_size": 1, "timeout": 1, "retries": 0},
+        {"timeout": urllib3.Timeout(connect=1, read=None), "retries": urllib3.Retry(2, connect=1)},
+    ],
+)
+def test_accepted(bounds):
+    """All documented values are accepted."""
+    bounded_transport(**bounds)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "names"),
+    [
+        ({"queue_size": 0}, ValueError, "queue_size must be at least 1, got 0"),
+        ({"queue_size": -1}, ValueError, "queue_size"),
+        ({"queue_size": 1.5}, TypeError, "queue_size.*1.5"),
+        ({"queue_size": True}, TypeError, "queue_size.*True"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"timeout": -1.0}, ValueError, "timeout"),
+        ({"timeout": float("inf")}, ValueError, "timeout.*inf"),
+        ({"timeout": float("nan")}, ValueError, "timeout.*nan"),
+        ({"timeout": "5"}, TypeError, "timeout must be seconds, a urllib3.Timeout or None.*'5'"),
+        ({"timeout": True}, TypeError, "timeout.*True"),
+        ({"retries": -1}, ValueError, "retries"),
+        ({"retries": None}, TypeError, "retries.*None"),
+        ({"retries": False}, TypeError, "retries.*False"),
+        ({"retries": 1.0}, TypeError, "retries must be a whole number or a urllib3.Retry"),
+        ({"retry": 1}, TypeError, "retry"),
+    ],
+)
+def test_refused(bounds, error, names):
+    """A wrong value is refused at once, with its name and what was expected."""
+    with pytest.raises(error, match=names):
+        bounded_transport(**bounds)
+
+
+def test_an_unlimited_queue_is_refused():
+    """The SDK's own option applies without queue_size, but 0 there would mean no bound."""
+    with pytest.raises(ValueError, match="transport_queue_size must be at least 1, got 0"):
+        sentry_sdk.init(
+            dsn="http://public@127.0.0.1:9/1",
+            transport=bounded_transport(),
+            integrations=[DjangoIntegration()],
+            transport_queue_size=0,
+        )
+
+
+def test_names_of_the_package():
+    """Both are found in the package, without Django's being imported for them."""
+    assert vendored_integration.bounded_transport is transport_module.bounded_transport
+    assert "bounded_transport" in vendored_integration.__all__
+
+
+# -- an outage -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["argument", "option"])
+def test_memory_is_bounded_by_the_queue(init, log, by):
+    """Of any number of events, only those in the queue are kept; the rest are counted."""
+    size = 10
+    bounds = {"queue_size": size} if by == "argument" else {}
+    options = {"transport_queue_size": 99 if by == "argument" else size}
+    with stalled_sink() as (sink, let_go):
+        transport = init(sink.dsn, options, **bounds)
+        sentry_sdk.capture_message("first")
+        sink.wait_for(lambda sink: sink.errors())
+        for number in range(MANY):
+            sentry_sdk.capture_message(f"message {number}")
+        kept = sum(isinstance(thing, Envelope) for thing in gc.get_objects())
+        # The one that is being sent is there twice: the SDK copies it.
+        assert kept <= size + 2
+        assert transport.dropped == {"full_queue": MANY - size}
+        assert len(log()) == 1
+        assert "full_queue" in log()[0]
+        let_go()
+        sentry_sdk.flush(FLUSH)
+        # What had been taken arrives, and that is all.
+        assert messages(sink) == ["first"] + [f"message {number}" for number in range(size)]
+        sentry_sdk.flush(FLUSH)
+        assert reported(sink) == {"queue_overflow": MANY - size}
+        assert transport.dropped == {"full_queue": MANY - size}
+
+
+def test_unreachable_and_back(init, down, log, monkeypatch):
+    """All that is lost is counted, twice over, and said in one line; so is the end.
+
+    Stock loses the client reports along with the rest: it counts less than was lost.
+    """
+    transport = init(dsn_of(down), queue_size=5, retries=0)
+    for round_ in range(3):
+        for number in range(MANY // 10):
+            sentry_sdk.capture_message(f"message {round_} {number}")
+        # Also sends a client report, in vain.
+        sentry_sdk.flush(FLUSH)
+    lost = 3 * (MANY // 10)
+    assert sum(transport.dropped.values()) == lost
+    assert set(transport.dropped) == {"full_queue", "network"}
+    assert len(log()) == 1
+
+    port = down.getsockname()[1]
+    down.close()
+    with EnvelopeSink(port) as sink:
+        sentry_sdk.capture_message("soon after")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["soon after"]
+        assert sum(reported(sink).values()) == lost
+        # Not said yet: the next drop may come at once.
+        assert len(log()) == 1
+
+        monkeypatch.setattr(transport_module, "QUIET", 0.0)
+        sentry_sdk.capture_message("later")
+        sentry_sdk.capture_message("and later")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["soon after", "later", "and later"]
+        assert len(log()) == 2
+        assert f"Sentry takes data again; {lost} envelopes were dropped" in log()[1]
+        assert sum(transport.dropped.values()) == lost
+
+
+def test_drops_and_deliveries_in_turn_are_one_outage(init, log):
+    """Under a load that is a little too high, the log is not flooded."""
+    answers = iter([Reply(500), Reply(200)] * 20)
+    with EnvelopeSink(respond=lambda envelope: next(answers)) as sink:
+        transport = init(sink.dsn, {"send_client_reports": False})
+        for number in range(40):
+            sentry_sdk.capture_message(f"message {number}")
+        sentry_sdk.flush(FLUSH)
+        assert transport.dropped == {"status_500": 20}
+        assert len(log()) == 1
+        sentry_sdk.get_client().close()
+        assert len(log()) == 2
+        assert "stopped before Sentry took data again; 20 envelopes" in log()[1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reasons"),
+    [
+        (Reply(500), {"status_500": 3}),
+        (Reply(413), {"status_413": 3}),
+        (Reply(0), {"network": 3}),
+        # What the ingest has forbidden is not sent.
+        (Reply(429), {"status_429": 1, "self_rate_limits": 2}),
+        (Reply(429, {"Retry-After": "60"}), {"status_429": 1, "self_rate_limits": 2}),
+        (Reply(200, {"X-Sentry-Rate-Limits": "60:error:key"}), {"self_rate_limits": 2}),
+        (Reply(200, {"X-Sentry-Rate-Limits": "60:session:key"}), {}),
+    ],
+    ids=["500", "413", "cut", "429", "retry-after", "rate-limit", "other-rate-limit"],
+)
+def test_replies(init, reply, reasons):
+    """Whatever the ingest says or does not say: counted by its name, once an envelope."""
+    with EnvelopeSink(respond=lambda envelope: reply) as sink:
+        transport = init(sink.dsn, {"send_client_reports": False})
+        for number in range(3):
+            sentry_sdk.capture_message(f"message {number}")
+        sentry_sdk.flush(FLUSH)
+        assert transport.dropped == reasons
+        assert len(sink.errors()) == 3 - reasons.get("self_rate_limits", 0)
+
+
+def test_rate_limit_of_sessions(init):
+    """The SDK tells of these in its client reports alone; they are counted all the same."""
+    limits = Reply(200, {"X-Sentry-Rate-Limits": "60:session:key"})
+    with EnvelopeSink(respond=lambda envelope: limits) as sink:
+        transport = init(sink.dsn)
+        for _ in range(3):
+            payload = PayloadRef(json={"sid": "1"})
+            transport.capture_envelope(Envelope(items=[Item(payload, type="session")]))
+        sentry_sdk.flush(FLUSH)
+        assert len(sink.sessions()) == 1
+        assert transport.dropped == {"self_rate_limits": 2}
+
+
+def test_what_cannot_be_sent(init):
+    """An envelope that breaks the SDK is counted, and the next one is sent."""
+
+    class Broken(PayloadRef):
+        def get_bytes(self):
+            raise RuntimeError("no bytes")
+
+    with EnvelopeSink() as sink:
+        transport = init(sink.dsn, {"send_client_reports": False})
+        transport.capture_envelope(Envelope(items=[Item(Broken(json={}), type="event")]))
+        sentry_sdk.capture_message("next")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["next"]
+        assert transport.dropped == {"send_failed": 1}
+
+
+# -- timeouts and retries ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "timeout", [0.2, urllib3.Timeout(total=0.2), urllib3.Timeout(connect=30, read=0.2)]
+)
+@pytest.mark.parametrize("proxy", [False, True])
+def test_an_ingest_that_does_not_answer(init, timeout, proxy):
+    """The attempt ends by the timeout, also if it is a proxy that does not answer."""
+    with stalled_sink() as (sink, _):
+        options = {"send_client_reports": False}
+        if proxy:
+            options["http_proxy"] = f"http://127.0.0.1:{sink.port}"
+        dsn = "http://public@sentry.example/1" if proxy else sink.dsn
+        transport = init(dsn, options, timeout=timeout)
+        sentry_sdk.capture_message("hello")
+        # Without the timeout, this would be over before the ingest lets go.
+        sentry_sdk.flush(FLUSH / 2)
+        assert transport.dropped == {"network": 1}
+
+
+def test_no_timeout(init):
+    """None waits for ever, whatever Python's default for sockets."""
+    late = threading.Event()
+    with EnvelopeSink(respond=lambda envelope: late.wait(0.6) and None) as sink:
+        transport = init(sink.dsn, timeout=None)
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(0.2)
+        try:
+            sentry_sdk.capture_message("hello")
+            sentry_sdk.flush(FLUSH)
+        finally:
+            socket.setdefaulttimeout(before)
+        assert transport.dropped == {}
+        assert messages(sink) == ["hello"]
+
+
+class Counting(urllib3.Retry):
+    """A Retry of the user's own class, which sees each failed attempt."""
+
+    attempts = Counter()
+
+    def increment(self, *args, **kwargs):
+        self.attempts["failed"] += 1
+        return super().increment(*args, **kwargs)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("make", [int, Counting])
+def test_retries(init, down, caplog, retries, make):
+    """As many further attempts as asked for; urllib3 logs each."""
+    Counting.attempts.clear()
+    transport = init(dsn_of(down), {"send_client_reports": False}, retries=make(retries))
+    sentry_sdk.capture_message("hello")
+    sentry_sdk.flush(FLUSH)
+    assert transport.dropped == {"network": 1}
+    assert [record.name for record in caplog.records].count("urllib3.connectionpool") == retries
+    if make is Counting:
+        assert Counting.attempts["failed"] == retries + 1
+
+
+def test_retry_by_status(init):
+    """A Retry that repeats on a status ends with the reply: its rate limits are obeyed."""
+    replies = iter([Reply(503), Reply(503), Reply(429, {"X-Sentry-Rate-Limits": "60:error:key"})])
+    with EnvelopeSink(respond=lambda envelope: next(replies, None)) as sink:
+        name = (
+            "allowed_methods" if hasattr(urllib3.Retry(), "allowed_methods") else "method_whitelist"
+        )
+        retry = urllib3.Retry(2, status_forcelist=[429, 503], **{name: None})
+        transport = init(sink.dsn, {"send_client_reports": False}, retries=retry)
+        sentry_sdk.capture_message("three times")
+        sentry_sdk.capture_message("not sent")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["three times"] * 3
+        assert transport.dropped == {"status_429": 1, "self_rate_limits": 1}
+
+
+def test_retries_do_not_hold_up_the_exit():
+    """At exit the SDK waits shutdown_timeout, though the retries would take hours."""
+    lines = run(
+        """
+        import socket, urllib3
+        from vendored_integration import bounded_transport
+        taken = socket.socket()
+        taken.bind(("127.0.0.1", 0))
+        sentry_sdk.init(
+            dsn=f"http://a@127.0.0.1:{taken.getsockname()[1]}/1",
+            transport=bounded_transport(
+                timeout=None, retries=urllib3.Retry(1000, backoff_factor=60)
+            ),
+            shutdown_timeout=0.5,
+            integrations=[DjangoIntegration()],
+        )
+        for number in range(3):
+            sentry_sdk.capture_message(str(number))
+        print("end")
+        """
+    )
+    assert lines[0] == "end"
+
+
+# -- no event begets another ---------------------------------------------------
+
+
+class Intercept(logging.Handler):
+    """Hands log records to Sentry as another logging library's records would come."""
+
+    def emit(self, record):
+        sentry_sdk.capture_message(f"logged: {record.getMessage()}")
+
+
+def test_the_log_of_sending_gives_no_events(init, down, log):
+    """A handler for all log records, as for loguru, gets past the SDK's list of loggers.
+
+    Each event would be dropped with a record about it, which is an event.
+    """
+    handler = Intercept()
+    logging.getLogger().addHandler(handler)
+    try:
+        transport = init(dsn_of(down), {"send_client_reports": False}, retries=1)
+        sentry_sdk.capture_message("hello")
+        for _ in range(5):
+            sentry_sdk.flush(FLUSH)
+        # The line of this project about it has gone the same way.
+        assert transport.dropped == {"network": 1}
+        assert len(log()) == 1
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+@pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="needs the stream lifecycle")
+def test_sending_gives_no_spans(init):
+    """The SDK does not know its own requests by a DSN with a port: each gives a span.
+
+    The thread that sends has the scope of the request that started it, so with stock
+    this goes on for ever: the span is sent in an envelope, whose request gives a span.
+    """
+    with EnvelopeSink() as sink:
+        options = {"traces_sample_rate": 1.0, "_experiments": {"trace_lifecycle": "stream"}}
+        init(sink.dsn, options)
+        with sentry_sdk.traces.start_span(name="root"):
+            sentry_sdk.capture_message("hello")
+        for _ in range(5):
+            sentry_sdk.flush(FLUSH)
+        assert [span["name"] for span in sink.spans()] == ["root"]
+
+
+def test_sending_leaves_no_breadcrumbs(init):
+    """Nor in the events that are captured on the thread that sends."""
+    crumbs = []
+
+    def keep(crumb, hint):
+        crumbs.append(crumb)
+        return crumb
+
+    with EnvelopeSink() as sink:
+        init(sink.dsn, {"before_breadcrumb": keep})
+        sentry_sdk.capture_message("hello")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["hello"]
+        assert crumbs == []
+
+
+# -- fork ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_fork():
+    """gunicorn --preload: the child sends its own events, and none of the parent's.
+
+    With stock, what waits in the parent's queue is sent by each child as well.
+    """
+    with stalled_sink() as (sink, let_go):
+        sink.on_item = lambda item: b"from the child" in item.payload and let_go()
+        lines = run(
+            f"""
+            import warnings
+            from vendored_integration import bounded_transport
+            sentry_sdk.init(
+                dsn={sink.dsn!r},
+                transport=bounded_transport(queue_size=2, timeout=60.0),
+                integrations=[DjangoIntegration()],
+            )
+            transport = sentry_sdk.get_client().transport
+            sentry_sdk.capture_message("from the parent 0")
+            while transport._worker._queue.qsize():
+                time.sleep(0.01)
+            for number in range(1, 5):
+                sentry_sdk.capture_message(f"from the parent {{number}}")
+            print("parent", transport.dropped)
+            sys.stdout.flush()
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
+            pid = os.fork()
+            if not pid:
+                print("child", transport.dropped)
+                sentry_sdk.capture_message("from the child")
+                sentry_sdk.flush(60)
+                print("child", transport.dropped)
+                sys.stdout.flush()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            sentry_sdk.flush(60)
+            """
+        )
+        assert lines == ["parent {'full_queue': 2}", "child {}", "child {}"]
+        assert Counter(messages(sink)) == {
+            "from the child": 1,
+            "from the parent 0": 1,
+            "from the parent 1": 1,
+            "from the parent 2": 1,
+        }
+        assert reported(sink) == {"queue_overflow": 2}
