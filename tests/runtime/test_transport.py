@@ -72,7 +72,7 @@ class Stalled:
         self.let_go = threading.Event()
 
     def __call__(self, envelope):
-        self.let_go.wait(FLUSH)
+        self.let_go.wait(10 * FLUSH)
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def test_memory_is_bounded_by_the_queue(init, log, by):
     bounds = {"queue_size": size} if by == "argument" else {}
     options = {"transport_queue_size": 99 if by == "argument" else size}
     with stalled_sink() as (sink, let_go):
-        transport = init(sink.dsn, options, **bounds)
+        transport = init(sink.dsn, options, timeout=None, **bounds)
         sentry_sdk.capture_message("first")
         sink.wait_for(lambda sink: sink.errors())
         for number in range(MANY):
@@ -201,7 +201,8 @@ def test_unreachable_and_back(init, down, log, monkeypatch):
     for round_ in range(3):
         for number in range(MANY // 10):
             sentry_sdk.capture_message(f"message {round_} {number}")
-        # Also sends a client report, in vain.
+        sentry_sdk.flush(FLUSH)
+        # There is room in the queue again: this one sends a client report, in vain.
         sentry_sdk.flush(FLUSH)
     lost = 3 * (MANY // 10)
     assert sum(transport.dropped.values()) == lost
