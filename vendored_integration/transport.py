@@ -18,7 +18,7 @@ Guarantees:
   captured before the fork is sent by the parent, once.
 """
 
-import functools
+import contextlib
 import math
 import os
 import threading
@@ -116,7 +116,7 @@ class BoundedTransport(HttpTransport):
     retries: Retry = Retry(1)
 
     def __init__(self, options: "Dict[str, Any]") -> None:
-        self._ledger = _Ledger(self._say)
+        self._ledger = _Ledger(options)
         self._here = _Here()
         size = self.queue_size
         if size is None:
@@ -203,10 +203,6 @@ class BoundedTransport(HttpTransport):
         super().kill()
         self._ledger.stop()
 
-    def _say(self, message: str, *args: object) -> None:
-        with unrecorded(self.options):
-            logger.warning(message, *args)
-
     # -- connections -----------------------------------------------------------
 
     def _get_pool_options(self, *args: Any, **kwargs: Any) -> "Dict[str, Any]":
@@ -214,16 +210,17 @@ class BoundedTransport(HttpTransport):
         return {**options, "timeout": self.timeout, "retries": self.retries}
 
     def _make_pool(self, *args: Any, **kwargs: Any) -> Any:
-        self._make_another_pool = functools.partial(super()._make_pool, *args, **kwargs)
-        return self._make_another_pool()
+        self._pool_arguments = args, kwargs
+        return super()._make_pool(*args, **kwargs)
 
     def _after_fork_in_child(self) -> None:
         # The locks, too, are new ones: another thread of the parent may have held them.
-        self._ledger = _Ledger(self._say)
+        self._ledger = _Ledger(self.options)
         self._worker = BackgroundWorker(queue_size=self._size)
         # The parent's connections are left alone: to close them here would take locks.
         self._inherited = self._pool
-        self._pool = self._make_another_pool()
+        args, kwargs = self._pool_arguments
+        self._pool = self._make_pool(*args, **kwargs)
         # The parent reports its losses itself.
         self._fetch_pending_client_report(force=True)
 
@@ -245,8 +242,8 @@ class _Ledger:
     and none was dropped in the :data:`QUIET` seconds before.
     """
 
-    def __init__(self, say: "Callable[..., None]") -> None:
-        self._say = say
+    def __init__(self, options: "Dict[str, Any]") -> None:
+        self._options = options
         # Protects the rest. Reentrant, because a garbage collection in here may end a
         # response and drop its transaction. Nothing is said while it is held: a
         # log handler may wait for another thread that drops.
@@ -294,6 +291,12 @@ class _Ledger:
             seconds,
             ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())),
         )
+
+    def _say(self, message: str, *args: object) -> None:
+        # Not for Sentry either, whatever log handler gets it; and if that raises, it is
+        # not the application's fault that something was dropped just now.
+        with contextlib.suppress(Exception), unrecorded(self._options):
+            logger.warning(message, *args)
 
 
 _transports: "WeakSet[BoundedTransport]" = WeakSet()

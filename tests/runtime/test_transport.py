@@ -461,6 +461,30 @@ def test_sending_leaves_no_breadcrumbs(init):
         assert crumbs == []
 
 
+class Raising(logging.Handler):
+    """A log handler that is broken."""
+
+    def emit(self, record):
+        raise RuntimeError("no log")
+
+
+def test_a_broken_log_handler(init):
+    """The line about dropping is not worth an error in the request that had to say it."""
+    handler = Raising()
+    logging.getLogger("vendored_integration").addHandler(handler)
+    try:
+        with stalled_sink() as (sink, let_go):
+            transport = init(sink.dsn, queue_size=1)
+            for _ in range(5):
+                sentry_sdk.capture_message("hello")
+            assert transport.dropped["full_queue"] >= 3
+            let_go()
+            sentry_sdk.flush(FLUSH)
+            sentry_sdk.get_client().close()
+    finally:
+        logging.getLogger("vendored_integration").removeHandler(handler)
+
+
 # -- fork ----------------------------------------------------------------------
 
 
