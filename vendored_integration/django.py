@@ -6,7 +6,7 @@ import sentry_sdk.integrations
 
 from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
 from .runtime.body import patch_asgi_handler, patch_streaming_response
-from .runtime.log import logger
+from .runtime.log import ask_debug_filter_first, logger
 from .runtime.options import DEFAULT_OPTIONS, Options
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
@@ -61,6 +61,7 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         _UpstreamDjangoIntegration.setup_once()
         patch_streaming_response()
         patch_asgi_handler()
+        ask_debug_filter_first()
         _set_up = True
 
 

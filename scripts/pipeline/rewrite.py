@@ -46,6 +46,36 @@ RULES = (
         r"\1from vendored_integration.runtime.asgi import SentryAsgiMiddleware",
     ),
     Rule(
+        "import-spans",
+        "django/*.py",
+        r"(?m)^import sentry_sdk$",
+        "import sentry_sdk, vendored_integration.runtime.spans as _spans",
+    ),
+    Rule(
+        "unseen-spans",
+        "django/*.py",
+        r"\bsentry_sdk\.start_span\(",
+        "_spans.start_span(",
+    ),
+    Rule(
+        "unseen-signals",
+        "django/signals_handlers.py",
+        r"\bSignal\._live_receivers = _sentry_live_receivers\b",
+        "Signal._live_receivers = _spans.if_wanted(_sentry_live_receivers, old_live_receivers)",
+    ),
+    Rule(
+        "unseen-views",
+        "django/views.py",
+        r"\bBaseHandler\.make_view_atomic = (sentry_patched_make_view_atomic)\b",
+        r"BaseHandler.make_view_atomic = _spans.if_wanted(\1, old_make_view_atomic)",
+    ),
+    Rule(
+        "unseen-middleware",
+        "django/middleware.py",
+        r"\bnot integration\.middleware_spans:",
+        "not (integration.middleware_spans and _spans.wanted()):",
+    ),
+    Rule(
         "docstring-asgi",
         "django/asgi.py",
         r"`sentry_sdk\.integrations\.django`",

@@ -54,7 +54,34 @@ def middleware():
     return SentryAsgiMiddleware
 '''
 
-FILES = {"wsgi.py": WSGI, "django/__init__.py": DJANGO, "django/asgi.py": ASGI}
+SIGNALS = """\
+def patch():
+    Signal._live_receivers = _sentry_live_receivers
+"""
+
+MIDDLEWARE = """\
+import sentry_sdk
+
+
+def check(integration):
+    if not integration.middleware_spans:
+        return None
+    return sentry_sdk.start_span(name="middleware")
+"""
+
+VIEWS = """\
+def patch():
+    BaseHandler.make_view_atomic = sentry_patched_make_view_atomic
+"""
+
+FILES = {
+    "wsgi.py": WSGI,
+    "django/__init__.py": DJANGO,
+    "django/asgi.py": ASGI,
+    "django/middleware.py": MIDDLEWARE,
+    "django/signals_handlers.py": SIGNALS,
+    "django/views.py": VIEWS,
+}
 # The later release has one file more, and differs in a line that no patch touches.
 LATER = {
     **FILES,

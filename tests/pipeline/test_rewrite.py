@@ -16,6 +16,11 @@ def refused(project: Project, name: str, text: str) -> str:
     [
         ("django/asgi.py", sdk.ASGI.replace("`", ""), "docstring-asgi"),
         ("django/asgi.py", sdk.ASGI.replace("import Sentry", "import"), "asgi-middleware"),
+        ("django/middleware.py", sdk.MIDDLEWARE.replace("sdk\n", "sdk.x\n"), "import-spans"),
+        ("django/middleware.py", sdk.MIDDLEWARE.replace("start_", "begin_"), "unseen-spans"),
+        ("django/middleware.py", sdk.MIDDLEWARE.replace("not ", ""), "unseen-middleware"),
+        ("django/signals_handlers.py", "", "unseen-signals"),
+        ("django/views.py", "", "unseen-views"),
         ("django/__init__.py", "from sentry_sdk.integrations.wsgi import a\n", "import-django"),
         ("django/__init__.py", "from sentry_sdk.integrations.django import a\n", "import-wsgi"),
     ],

@@ -23,8 +23,21 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
     asgi = project.vendored("django/asgi.py")
     assert "`vendored_integration._vendor.django`" in asgi
     assert "    from vendored_integration.runtime.asgi import SentryAsgiMiddleware\n" in asgi
-    found = sorted(p.name for p in project.path(VENDOR).rglob("*.py"))
-    assert found == ["__init__.py", "__init__.py", "asgi.py", "wsgi.py"]
+    root = project.path(VENDOR)
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*.py")}
+    assert found == {*sdk.FILES, "__init__.py"}
+
+
+def test_spans_that_nobody_sees_are_left_out(project: Project) -> None:
+    project.vendor("build", "9.0.0")
+    middleware = project.vendored("django/middleware.py")
+    assert "import sentry_sdk, vendored_integration.runtime.spans as _spans\n" in middleware
+    assert "if not (integration.middleware_spans and _spans.wanted()):" in middleware
+    assert "return _spans.start_span(name=" in middleware
+    assert "if_wanted(sentry_patched_make_view_atomic, old_" in project.vendored("django/views.py")
+    assert "if_wanted(_sentry_live_receivers, old_live_receivers)" in project.vendored(
+        "django/signals_handlers.py"
+    )
 
 
 def test_package_says_what_it_is_made_from(project: Project) -> None:
