@@ -38,6 +38,34 @@ def test_nothing_to_complain_about(transaction: Event) -> None:
     assert complaints(transaction) == []
 
 
+def _part_of_a_stream(event: Event) -> None:
+    trace = event["contexts"]["trace"]
+    trace["parent_span_id"] = uuid.uuid4().hex[:16]
+    trace["links"] = [
+        {
+            "trace_id": trace["trace_id"],
+            "span_id": uuid.uuid4().hex[:16],
+            "sampled": True,
+            "attributes": {"sentry.link.type": "previous_part"},
+        }
+    ]
+
+
+def test_links_are_kept(transaction: Event) -> None:
+    """Relay takes the link of a part to the one before it, and hands it on."""
+    from sentry_relay.processing import StoreNormalizer
+
+    _part_of_a_stream(transaction)
+    links = copy.deepcopy(transaction["contexts"]["trace"]["links"])
+    assert complaints(transaction) == []
+    assert StoreNormalizer().normalize_event(transaction)["contexts"]["trace"]["links"] == links
+
+
+def _link_to_no_span(event: Event) -> None:
+    _part_of_a_stream(event)
+    event["contexts"]["trace"]["links"][0]["span_id"] = "the first"
+
+
 def _unknown_status(event: Event) -> None:
     event["contexts"]["trace"]["status"] = "hung_up"
 
@@ -60,7 +88,14 @@ def _no_trace(event: Event) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [_unknown_status, _end_that_is_no_time, _end_before_start, _span_without_start, _no_trace],
+    [
+        _unknown_status,
+        _end_that_is_no_time,
+        _end_before_start,
+        _span_without_start,
+        _no_trace,
+        _link_to_no_span,
+    ],
 )
 def test_complaints(transaction: Event, damage: Callable[[Event], None]) -> None:
     """What Relay would remove, and what it would refuse, is reported."""

@@ -577,6 +577,30 @@ def test_deadlines_while_spans_are_made(init, frequent_switches):
     assert Counter(names(parts_of(sentry))) == Counter(expected)
 
 
+def test_span_in_mid_split(init):
+    """A span that another thread starts while the ended ones are picked stays where it is."""
+    sentry = init()
+    stream = Stream()
+    root = stream.do(lambda: sentry_sdk.Scope.get_current_scope().transaction)
+
+    class Meanwhile:
+        """Stands in for the other thread, once: it is looked at in mid-split."""
+
+        seen = False
+
+        @property
+        def timestamp(self):
+            if not self.seen:
+                self.seen = True
+                child_spans(root, "meanwhile")
+
+    stream.span("first")
+    root._span_recorder.add(Meanwhile())
+    stream.deadline()
+    stream.finish()
+    assert [part.names() for part in parts_of(sentry)] == [["first"], ["meanwhile"]]
+
+
 def test_finalizer_in_mid_split(init, monkeypatch):
     """The collector may run in mid-split, and finalize a generator that ends in a span.
 
