@@ -15,11 +15,12 @@ import pytest
 import sentry_sdk
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
-from harness import HAS_STREAM_LIFECYCLE, Exchange, Root, start_child, start_span
+from harness import HAS_STREAM_LIFECYCLE, Exchange, start_child, start_span
 from sentry_sdk.profiler import teardown_profiler
 from sentry_sdk.tracing import Span, _SpanRecorder
 from views import serve
 
+from traces import traces
 from vendored_integration import DjangoIntegration
 from vendored_integration.runtime import parts
 from vendored_integration.runtime.registry import registry
@@ -92,25 +93,26 @@ class Stream:
         gc.collect()
 
 
-class Part(Root):
-    """One transaction of several."""
+class Part:
+    """One transaction of several: a `Trace`, with its event, its number and its links."""
 
-    @classmethod
-    def of_transaction(cls, event):
-        part = super().of_transaction(event)
-        part.event = event
-        part.number = part.data.get("http.response.stream.part", 1)
-        part.parent_span_id = event["contexts"]["trace"].get("parent_span_id")
-        part.links = event["contexts"]["trace"].get("links")
-        return part
+    def __init__(self, trace, event):
+        self._trace = trace
+        self.event = event
+        self.number = trace.data.get("http.response.stream.part", 1)
+        self.links = event["contexts"]["trace"].get("links")
+
+    def __getattr__(self, name):
+        return getattr(self._trace, name)
+
+
+def transactions(sentry):
+    return [Part(*both) for both in zip(traces(sentry), sentry.transactions())]
 
 
 def parts_of(sentry, name="stream"):
     """The parts of the one stream, checked for all that must hold of any."""
-    found = sorted(
-        (Part.of_transaction(event) for event in sentry.transactions()),
-        key=lambda part: part.number,
-    )
+    found = sorted(transactions(sentry), key=lambda part: part.number)
     first, last = found[0], found[-1]
     assert [part.number for part in found] == list(range(1, len(found) + 1))
     assert {(part.trace_id, part.name) for part in found} == {(first.trace_id, name)}
@@ -129,7 +131,7 @@ def parts_of(sentry, name="stream"):
             }
         ]
         assert before.start <= part.start <= part.end
-    ids = [span_id for part in found for _, span_id, _ in part.children]
+    ids = [span.span_id for part in found for span in part.spans]
     assert len(set(ids)) == len(ids)
     # (the parent of a span may never have been sent if that is still open)
     return found
@@ -174,7 +176,7 @@ def test_span_limit(init):
     stream.finish()
     found = parts_of(sentry)
     assert names(found) == numbered(35)
-    assert [len(part.children) for part in found] == [10, 10, 10, 5]
+    assert [len(part.spans) for part in found] == [10, 10, 10, 5]
     assert [part.data["http.response.stream.chunks"] for part in found] == [0, 0, 6, 11]
 
 
@@ -350,8 +352,8 @@ def test_children_of_spans_that_were_sent(init):
     stream.do(lambda: start_child(sent, "child").finish())
     stream.finish()
     _, last = parts_of(sentry)
-    ((name, _, parent_span_id),) = last.children
-    assert (name, parent_span_id) == ("child", sent.span_id)
+    (child,) = last.spans
+    assert (child.name, child.parent_span_id) == ("child", sent.span_id)
 
 
 def test_more_spans_open_than_the_limit(init):
@@ -464,7 +466,7 @@ def test_trace_of_an_incoming_request(init):
     )
     next(reversed(registry._open)).expire()
     exchange.read()
-    first, last = map(Part.of_transaction, sentry.transactions())
+    first, last = transactions(sentry)
     assert (first.trace_id, first.parent_span_id) == (trace_id, span_id)
     assert (last.trace_id, last.parent_span_id) == (trace_id, first.span_id)
 
@@ -519,7 +521,7 @@ def test_threads_at_the_limit(init, frequent_switches):
     found = parts_of(sentry)
     assert Counter(names(found)) == Counter(numbered(4 * each))
     # (those of the other threads may still be open)
-    assert min(len(part.children) for part in found[:-1]) >= LIMIT - 3
+    assert min(len(part.spans) for part in found[:-1]) >= LIMIT - 3
 
 
 def test_late_at_the_limit(init):
@@ -683,8 +685,7 @@ def test_raising_hook(init):
     stream.span("fatal", *numbered(LIMIT - 1))
     stream.span("last")
     stream.finish()
-    (event,) = sentry.transactions()
-    last = Part.of_transaction(event)
+    (last,) = transactions(sentry)
     assert (last.number, last.outcome, last.names()) == (3, "completed", ["last"])
 
 
@@ -779,7 +780,7 @@ def test_stream_lifecycle(init):
     sentry.wait_for(lambda: len(sentry.roots()) == 2)
     (root,) = [root for root in sentry.roots() if root.outcome == "completed"]
     assert Counter(root.names()) == Counter(["early"] + 20 * numbered(200))
-    assert {parent for _, _, parent in root.children} == {root.span_id}
+    assert {span.parent_span_id for span in root.spans} == {root.span_id}
     assert "http.response.stream.part" not in root.data
 
 
