@@ -4,6 +4,7 @@ A part ends at a deadline, or when the SDK's limit of spans is reached. The limi
 set to 10 here, and a deadline comes when a test says so, unless it is about the clock.
 """
 
+import asyncio
 import contextvars
 import gc
 import logging
@@ -22,6 +23,7 @@ from views import serve
 
 from traces import traces
 from vendored_integration import DjangoIntegration
+from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.runtime import parts
 from vendored_integration.runtime.registry import registry
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -859,6 +861,56 @@ def test_django_plain_response(init):
 
     assert Exchange(serve(view)).read() == b"plain"
     assert len(sentry.transactions()) == 1
+
+
+# -- ASGI
+
+
+def asgi_request(application, path="/"):
+    """One request, with the test in the server's place."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "query_string": b"",
+        "headers": [],
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        pass
+
+    asyncio.run(application(scope, receive, send))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_asgi(init, streaming):
+    """An ASGI stream is sent in parts, too; what is done after a plain response is not."""
+    sentry = init(_experiments=FULL)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"chunk", "more_body": streaming})
+        for name in numbered(35):
+            with start_span(name):
+                await asyncio.sleep(0)
+        if streaming:
+            await send({"type": "http.response.body", "body": b""})
+
+    asgi_request(SentryMiddleware(app, on_timeout="continue"))
+    found = transactions(sentry)
+    if streaming:
+        found = parts_of(sentry, name=found[0].name)
+        assert [len(part.spans) for part in found] == [10, 10, 10, 5]
+        assert found[-1].outcome == "completed"
+    else:
+        assert [len(part.spans) for part in found] == [LIMIT]
 
 
 # -- "finish": what comes too late

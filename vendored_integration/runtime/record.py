@@ -239,8 +239,10 @@ class Record(Entry):
         if not lock.acquire(False):
             return True
         try:
-            if self._over or not self._span._span_recorder.full:
-                return not self._over
+            if self._over or not self.streaming:
+                return False
+            if not self._span._span_recorder.full:
+                return True  # another thread has made room
             if not self._span._span_recorder.worth_sending:
                 return False
             double, part = self._begin_next_part()
