@@ -672,9 +672,13 @@ def seen_names(sentry):
     return [span["name"] for span in sentry.spans() if not span["is_segment"]]
 
 
+@pytest.mark.parametrize("cycle", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
-def test_async_dropped_without_a_loop(sentry, lifecycle, waits):
-    """Nobody could await its end, and the span still ends."""
+def test_async_dropped_without_a_loop(sentry, lifecycle, waits, cycle):
+    """Nobody could await its end, and the span still ends.
+
+    In a cycle, the collector may close the inner generator first.
+    """
 
     @trace_stream(name="body")
     async def body():
@@ -688,7 +692,10 @@ def test_async_dropped_without_a_loop(sentry, lifecycle, waits):
     with transaction(), unraisable_to(unraisable):
         generator = body()
         run(generator.__anext__())
-        del generator
+        holder = [generator]
+        if cycle:
+            holder.append(holder)
+        del generator, holder
         gc.collect()
         sentry.wait_for(lambda: lifecycle == "static" or seen_names(sentry))
     # That of Python itself, for a body that waits.

@@ -25,7 +25,7 @@ import weakref
 from asyncio import CancelledError
 from contextvars import Context
 from datetime import datetime, timezone
-from types import MethodType
+from types import AsyncGeneratorType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -337,7 +337,7 @@ class _Step:
 
 
 async def _drive_async(
-    generator: "AsyncGenerator[Any, Any]", trace: _Trace
+    generator: "AsyncGeneratorType[Any, Any]", trace: _Trace
 ) -> "AsyncGenerator[Any, Any]":
     """Drive an async generator. While it waits, the trace's scope is not current."""
     trace.begin()
@@ -360,6 +360,10 @@ async def _drive_async(
             argument = yield value
             resume = generator.asend
         except BaseException as error:
+            if generator.ag_frame is None:
+                # The collector has closed it first. It would take the error, and go on.
+                trace.end(error)
+                raise
             resume, argument = generator.athrow, error
             if traced and isinstance(error, GeneratorExit):
                 closing = _LastResort(trace)  # noqa: F841
