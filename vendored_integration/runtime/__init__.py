@@ -12,6 +12,7 @@ few lines changed; those lines call in here as early as they can:
 * :mod:`.scheduler` runs deadlines: one timer thread, a few workers;
 * :mod:`.body` lets a Django body run in the context that it was created in;
 * :mod:`.context` holds the rules for entering and copying contexts;
+* :mod:`.trace_stream` gives a generator a span, on request of the user;
 * :mod:`.sdk` is all that depends on the SDK's two trace lifecycles;
 * :mod:`.options` checks what the user passed.
 """
