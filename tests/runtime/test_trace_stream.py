@@ -672,6 +672,31 @@ def seen_names(sentry):
     return [span["name"] for span in sentry.spans() if not span["is_segment"]]
 
 
+def test_dropped_and_goes_on(sentry, lifecycle):
+    """A body that yields once more when it is collected: its span ends nevertheless."""
+
+    @trace_stream(name="body")
+    def body():
+        try:
+            yield 1
+        except GeneratorExit:
+            yield 2
+
+    unraisable = []
+    with transaction(), unraisable_to(unraisable):
+        generator = body()
+        next(generator)
+        del generator
+        gc.collect()
+        sentry.wait_for(lambda: lifecycle == "static" or seen_names(sentry))
+        with start_span("after"):
+            pass
+    assert len(unraisable) == 1  # Python's own
+    span, after = seen(sentry)
+    assert span.name == "body"
+    assert span.end <= after.start
+
+
 @pytest.mark.parametrize("cycle", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
 def test_async_dropped_without_a_loop(sentry, lifecycle, waits, cycle):
