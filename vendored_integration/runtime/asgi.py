@@ -5,17 +5,24 @@ build. Upstream's own class is not vendored: what has to be known can be seen fr
 around it, and from within.
 """
 
-from typing import Any, Optional
+from contextvars import ContextVar
+from typing import Any, Optional, Tuple
 
 import sentry_sdk.integrations.asgi
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied
 
-from . import sdk
 from .exchange import Exchange, HttpExchange, Lifespan, WebSocketExchange, current_exchange
 from .frames import hidden
+from .log import logger
 from .options import Options
 
 _EXCHANGES = {"http": HttpExchange, "websocket": WebSocketExchange, "lifespan": Lifespan}
+
+#: The error that is on its way through upstream's middleware, its cause, and whether
+#: its context is suppressed.
+_raised: "ContextVar[Optional[Tuple[Exception, Optional[BaseException], bool]]]" = ContextVar(
+    "vendored_integration_raised", default=None
+)
 
 
 class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
@@ -33,42 +40,39 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
 
     async def _run_app(self, scope: Any, receive: Any, send: Any, asgi_version: int) -> Any:
         self._asgi_version = asgi_version
+        # Within a middleware of this kind, ours or stock, that one traces.
         exchange = None if _asgi_middleware_applied.get(False) else _exchange(scope, receive, send)
-        if exchange is None:
-            # Within a middleware of this kind, ours or stock: that one traces.
-            return await super()._run_app(scope, receive, send, 3)
-        current_exchange.set(exchange)
+        if exchange is not None:
+            current_exchange.set(exchange)
+            receive, send = exchange.receive, exchange.send
         try:
-            result = await super()._run_app(scope, exchange.receive, exchange.send, 3)
-        except BaseException as error:
-            exchange.restore(error)
+            result = await super()._run_app(scope, receive, send, 3)
+        except Exception as error:
+            _restore_cause(error)
             raise
         finally:
-            current_exchange.set(None)
-        if exchange.postponed is not None:
-            raise exchange.postponed
+            if exchange is not None:
+                current_exchange.set(None)
+        if exchange is not None:
+            exchange.raise_postponed()
         return result
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
         exchange = current_exchange.get()
-        if exchange is None or exchange.begun:
-            return await self._call(scope, receive, send)
-        exchange.begin(self.stream_options or sdk.options_of_integration())
+        if exchange is not None and exchange.begun:
+            exchange = None
+        if exchange is not None:
+            exchange.begin(self.stream_options)
         try:
-            try:
-                result = await self._call(scope, receive, send)
-            except GeneratorExit:
-                raise  # the loop is closed, or the task dropped: nothing can be awaited
-            except BaseException:
-                await exchange.close_body()
-                raise
-            await exchange.close_body()
+            result = await self._call(scope, receive, send)
         except BaseException as error:
-            if exchange.raised(error):
+            if exchange is None or exchange.raised(error):
+                _keep_cause(error)
                 raise
             return None
-        exchange.returned()
+        if exchange is not None:
+            exchange.returned()
         return result
 
     def _call(self, scope: Any, receive: Any, send: Any) -> Any:
@@ -79,7 +83,25 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
 
 def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":
     kind = _EXCHANGES.get(scope["type"])
-    return None if kind is None else kind(receive, send)
+    try:
+        return None if kind is None else kind(scope, receive, send)
+    except Exception:
+        logger.exception("internal error; this request is traced as in stock")
+        return None
+
+
+def _keep_cause(error: BaseException) -> None:
+    """Upstream raises what it has reported ``from None``, which cuts its cause off."""
+    if isinstance(error, Exception):
+        _raised.set((error, error.__cause__, error.__suppress_context__))
+
+
+def _restore_cause(error: Exception) -> None:
+    raised = _raised.get()
+    if raised is not None:
+        _raised.set(None)
+        if raised[0] is error:
+            _, error.__cause__, error.__suppress_context__ = raised
 
 
 __name__ = hidden(__name__)

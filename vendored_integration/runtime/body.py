@@ -4,20 +4,32 @@ As ``asyncio.create_task`` does for tasks: what a middleware or a view had bound
 (``with bound_contextvars(request_id=…)``) when it made the response is still
 bound in the generator, though the ``with`` block has been left since.
 
-``StreamingHttpResponse`` is patched where it takes a body: the context is remembered, and the body's own ``close()``, which Django calls when
-the response is closed, is made to run in it; a generator's ``finally`` block
-thus finds the tokens that it got from its own context.
+``StreamingHttpResponse`` is patched where it takes a body: the context is
+remembered, and the body's own ``close()``, which Django calls when the response is
+closed, is made to run in it; a generator's ``finally`` block thus finds the tokens
+that it got from its own context.
 """
 
 import asyncio
 import functools
 import types
 from contextvars import Context, copy_context
-from typing import Any, AsyncIterator, Callable, Generator, Iterator, List, Optional, Tuple
+from typing import (
+    Any,
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+)
 
 from .context import publish, run_in
 from .exchange import HttpExchange, current_exchange
 from .frames import hidden
+from .log import logger
 
 #: The attribute of a streaming response that holds its BodyContext.
 _ATTRIBUTE = "_vendored_integration_body"
@@ -26,12 +38,12 @@ _ATTRIBUTE = "_vendored_integration_body"
 class BodyContext:
     """The context that a streaming response was created in."""
 
-    __slots__ = ("context", "iterators", "_published")
+    __slots__ = ("context", "generators", "_published")
 
     def __init__(self) -> None:
         self.context: Context = copy_context()
-        #: The async iterators that the response was given, which it does not close.
-        self.iterators: "List[Any]" = []
+        #: The async generators that the response was given, which it does not close.
+        self.generators: "List[AsyncGenerator[Any, Any]]" = []
         self._published: Context = self.context
 
     def __reduce__(self) -> "Tuple[Any, ...]":
@@ -53,17 +65,17 @@ class BodyContext:
         An error goes where it goes otherwise: to the loop's exception handler.
         """
         # The last one iterates those before it.
-        while self.iterators:
-            iterator = self.iterators.pop()
+        while self.generators:
+            generator = self.generators.pop()
             try:
-                await in_context(self.context, iterator.aclose())
+                await in_context(self.context, generator.aclose())
             except Exception as error:
                 asyncio.get_running_loop().call_exception_handler(
                     {
                         "message": "an error occurred during closing of asynchronous "
-                        f"generator {iterator!r}",
+                        f"generator {generator!r}",
                         "exception": error,
-                        "asyncgen": iterator,
+                        "asyncgen": generator,
                     }
                 )
 
@@ -76,17 +88,18 @@ def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
     groups are none the wiser; what is awaited between two steps is awaited by it.
     """
     steps = awaitable.__await__()
-    step, argument = getattr(steps, "send", None), None
+    step = getattr(steps, "send", None)
     if step is None:  # a plain iterator: Cython's, or one written by hand
         step = lambda _: next(steps)  # noqa: E731
     advance = step
+    argument: "List[Any]" = [None]
     while True:
         try:
-            yielded = run_in(context, advance, argument)
+            yielded = run_in(context, _advance, advance, argument)
         except StopIteration as stop:
             return stop.value
         try:
-            advance, argument = step, (yield yielded)
+            advance, argument = step, [(yield yielded)]
         except GeneratorExit:
             close = getattr(steps, "close", None)
             if close is not None:
@@ -96,7 +109,12 @@ def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
             throw = getattr(steps, "throw", None)
             if throw is None:
                 raise
-            advance, argument = throw, error
+            advance, argument = throw, [error]
+
+
+def _advance(step: "Callable[[Any], Any]", argument: "List[Any]") -> Any:
+    # Taken out: the traceback of an error holds the frames, and these must not hold it.
+    return step(argument.pop())
 
 
 class _InContext:
@@ -141,8 +159,9 @@ def patch_streaming_response() -> None:
             body = BodyContext()
             setattr(self, _ATTRIBUTE, body)
         closers[known:] = [_InContext(body.context, closer) for closer in closers[known:]]
-        if hasattr(self._iterator, "aclose"):
-            body.iterators.append(self._iterator)
+        # Whatever else has an aclose() may be meant to live longer.
+        if isinstance(self._iterator, AsyncGenerator):
+            body.generators.append(self._iterator)
 
     StreamingHttpResponse._set_streaming_content = _set_streaming_content
 
@@ -175,7 +194,7 @@ def patch_streaming_response() -> None:
 async def _async_steps(body: BodyContext, steps: Any) -> "AsyncIterator[Any]":
     """Iterate a response that an ASGI server sends."""
     context = body.context
-    _begin(body)
+    _begins(body)
     try:
         while True:
             try:
@@ -185,12 +204,11 @@ async def _async_steps(body: BodyContext, steps: Any) -> "AsyncIterator[Any]":
             yield part
     finally:
         await in_context(context, steps.aclose())
-        await body.aclose()
-        body.publish()
+        _ends(body)
 
 
 def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
-    _begin(body)
+    _begins(body)
     try:
         while True:
             try:
@@ -199,28 +217,51 @@ def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
                 break
             yield part
     finally:
+        _ends(body)
+
+
+def _begins(body: BodyContext) -> None:
+    try:
+        exchange = current_exchange.get()
+        if isinstance(exchange, HttpExchange):
+            exchange.body_begins(body)
+        body.begin()
+    except Exception:
+        logger.exception("internal error while beginning a body")
+
+
+def _ends(body: BodyContext) -> None:
+    try:
         body.publish()
-
-
-def _begin(body: BodyContext) -> None:
-    exchange = current_exchange.get()
-    if isinstance(exchange, HttpExchange):
-        exchange.body_begins(body)
-    body.begin()
+    except Exception:
+        logger.exception("internal error while ending a body")
 
 
 def patch_asgi_handler() -> None:
-    """Have Django's ASGI handler tell which responses are streaming ones."""
+    """Have Django's ASGI handler tell what it sends, and close the generator at once.
+
+    Django leaves that to the garbage collector; up to 4.2, the iteration as well.
+    """
     from django.core.handlers.asgi import ASGIHandler
 
     send_response = ASGIHandler.send_response
 
     @functools.wraps(send_response)
     async def _send_response(self: Any, response: Any, send: Any) -> None:
+        body = body_context(response)
         exchange = current_exchange.get()
         if isinstance(exchange, HttpExchange):
-            exchange.streaming = response.streaming
-        await send_response(self, response, send)
+            exchange.respond(response.streaming, body)
+        try:
+            await send_response(self, response, send)
+        except GeneratorExit:
+            raise  # the loop is closed, or the task dropped: nothing can be awaited
+        except BaseException:
+            if body is not None:
+                await body.aclose()
+            raise
+        if body is not None:
+            await body.aclose()
 
     ASGIHandler.send_response = _send_response
 

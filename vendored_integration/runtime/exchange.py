@@ -9,7 +9,7 @@ import asyncio
 import time
 from contextvars import Context, ContextVar, copy_context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Optional
 
 from . import sdk
 from .context import publish
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .body import BodyContext
 
 Message = Dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[Any]]
 
 #: The exchange of the running request, if it is an ASGI request of ours.
 current_exchange: "ContextVar[Optional[Exchange]]" = ContextVar(
@@ -34,69 +36,93 @@ current_exchange: "ContextVar[Optional[Exchange]]" = ContextVar(
 class Exchange:
     """One connection (or, for HTTP, one request) of an ASGI application."""
 
-    def __init__(
-        self,
-        receive: "Callable[[], Awaitable[Message]]",
-        send: "Callable[[Message], Awaitable[None]]",
-    ) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         #: Whether the application has been called.
         self.begun = False
-        #: To be raised once upstream has left its ``with`` blocks, which would take
-        #: it for a failure.
-        self.postponed: "Optional[BaseException]" = None
-        self._raised: "Optional[Tuple[BaseException, Optional[BaseException], bool]]" = None
+        self._span: Any = None
+        self._send_error: "Optional[OSError]" = None
+        self._postponed: "Optional[BaseException]" = None
 
-    async def receive(self) -> Message:
+    async def receive(self) -> Any:
         """The server's ``receive``."""
         return await self._receive()
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Any) -> Any:
         """The server's ``send``."""
-        await self._send(message)
+        try:
+            return await self._send(message)
+        except OSError as error:
+            self._send_error = error
+            raise
 
-    def begin(self, options: Options) -> None:
-        """The application is called. Upstream's transaction is the running one."""
+    def begin(self, options: "Optional[Options]") -> None:
+        """The application is called. Upstream's transaction is the running one.
+
+        :param options: ``None``: those of the active DjangoIntegration.
+        """
         self.begun = True
+        try:
+            self._begin(options or sdk.options_of_integration())
+        except Exception:
+            logger.exception("internal error; this request is traced as in stock")
 
     def returned(self) -> None:
         """The application has returned."""
+        self._finish(None, failed=False)
 
     def raised(self, error: BaseException) -> bool:
         """The application has raised.
 
-        :return: whether the error is for upstream to see, and to report.
+        :return: whether upstream is to see the error, and to report it. It would take
+            any for a failure; another one is raised when upstream is done.
         """
-        reported = self._is_failure(error)
-        if reported:
-            self._raised = error, error.__cause__, error.__suppress_context__
-        else:
-            self.postponed = error
-        return reported
+        failed = self._is_failure(error)
+        if not failed:
+            self._postponed = error
+        self._finish(error, failed)
+        return failed
+
+    def raise_postponed(self) -> None:
+        """Raise the error that upstream was not to see, if there is one."""
+        error, self._postponed = self._postponed, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
+
+    def _finish(self, error: "Optional[BaseException]", failed: bool) -> None:
+        try:
+            self._end(error, failed)
+        except Exception:
+            logger.exception("internal error while finishing a response")
+        # What these hold may hold this.
+        self._span = self._send_error = None
+
+    # -- what the kinds of exchange differ in --------------------------------------
+
+    def _begin(self, options: Options) -> None:
+        self._span = sdk.root_span()
 
     def _is_failure(self, error: BaseException) -> bool:
-        return not isinstance(error, (asyncio.CancelledError, GeneratorExit))
+        # Since ASGI 2.4 a server may tell by an OSError that the client has gone.
+        return error is not self._send_error and not isinstance(
+            error, (asyncio.CancelledError, GeneratorExit)
+        )
 
-    async def close_body(self) -> None:
-        """Close what the application has left open."""
-
-    def restore(self, error: BaseException) -> None:
-        """Undo what upstream does to an error: it cuts its cause off (``from None``)."""
-        if self._raised is not None and self._raised[0] is error:
-            _, error.__cause__, error.__suppress_context__ = self._raised
-        self._raised = None
+    def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
+        pass
 
 
 class WebSocketExchange(Exchange):
     """A WebSocket connection."""
 
-    def raised(self, error: BaseException) -> bool:
-        """A server that cancels its application: the client has gone."""
-        if not super().raised(error):
-            sdk.set_status(sdk.root_span(), "cancelled")
-            return False
-        return True
+    def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
+        # A server that cancels its application: the client has gone.
+        if error is not None and not failed:
+            sdk.set_status(self._span, "cancelled")
 
 
 class Lifespan(Exchange):
@@ -109,10 +135,10 @@ class Lifespan(Exchange):
 
     _known = False
 
-    async def receive(self) -> Message:
+    async def receive(self) -> Any:
         """The server's ``receive``: whoever calls it knows the protocol."""
         self._known = True
-        return await super().receive()
+        return await self._receive()
 
     def _is_failure(self, error: BaseException) -> bool:
         return self._known and super()._is_failure(error)
@@ -132,88 +158,79 @@ class AsgiRecord(Record):
 class HttpExchange(Exchange):
     """An HTTP request and its response."""
 
-    def __init__(
-        self,
-        receive: "Callable[[], Awaitable[Message]]",
-        send: "Callable[[Message], Awaitable[None]]",
-    ) -> None:
-        super().__init__(receive, send)
+    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
         try:
             scheduler.poll()
         except Exception:
             logger.exception("internal error in the scheduler")
         self._started = time.monotonic()
         self._measured_from = perf_counter()
-        #: Whether the response makes its chunks as it goes along; ``None``: the
-        #: first message of the body will tell.
-        self.streaming: "Optional[bool]" = None
+        self._method = scope.get("method")
         self._options = DEFAULT_OPTIONS
         self._record: "Optional[AsgiRecord]" = None
-        self._span: Any = None
+        # Whether the response makes its chunks as it goes along; None: the first
+        # message of the body will tell.
+        self._streaming: "Optional[bool]" = None
         self._body: "Optional[BodyContext]" = None
         self._body_before: "Optional[Context]" = None
         self._disconnected = False
+        # Whether all that was to be sent has been sent.
         self._complete = False
-        self._send_error: "Optional[OSError]" = None
+        self._content_length: "Optional[int]" = None
         # Seconds of perf_counter; see Progress.
-        self._chunks = self._size = 0
+        self._chunks = 0
+        self._size: "Optional[int]" = 0
         self._first_chunk = self._produce_time = self._send_time = 0.0
-        self._last_sent = 0.0
+        self._last_sent = self._measured_from
 
-    def begin(self, options: Options) -> None:
-        """The application is called. Upstream's transaction is the running one."""
-        super().begin(options)
+    def _begin(self, options: Options) -> None:
         self._options = options
-        self._span = sdk.root_span()
+        super()._begin(options)
 
     # -- the messages ------------------------------------------------------------
 
-    async def receive(self) -> Message:
-        """The server's ``receive``."""
+    async def receive(self) -> Any:
+        """The server's ``receive``: notices that the client has gone."""
         message = await self._receive()
-        if message.get("type") == "http.disconnect":
+        if _kind(message) == "http.disconnect":
             self._disconnected = True
         return message
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Any) -> Any:
         """The server's ``send``: measures, and notices the end of the body."""
         asked = perf_counter()
-        kind = message.get("type")
-        if kind == "http.response.start":
-            self._open(asked)
-        elif kind == "http.response.body":
-            self._count(message, asked)
+        kind = _kind(message)
         try:
-            await self._send(message)
-        except OSError as error:
-            self._send_error = error
-            raise
-        self._last_sent = perf_counter()
-        if kind == "http.response.body":
-            self._send_time += self._last_sent - asked
-            if not message.get("more_body", False):
-                self._complete = True
-        elif kind == "http.response.pathsend":
-            self._complete = True
-
-    def _open(self, now: float) -> None:
-        """The application has returned a response, and begins to send it."""
-        if self.streaming is False or self._record is not None or self._span is None:
-            return
-        try:
-            record = AsgiRecord(copy_context(), self._span, self._measured_from, streaming=True)
-            record.returned = now
-            record.progress = self._progress
-            self._record = record
-            record.open(self._options, self._started)
+            if kind == "http.response.start":
+                self._open(message, asked)
+            elif kind == "http.response.body":
+                self._count(message, asked)
         except Exception:
             logger.exception("internal error; this response is traced as in stock")
+        result = await super().send(message)
+        try:
+            self._sent(kind, message, asked)
+        except Exception:
+            logger.exception("internal error; this response is traced as in stock")
+        return result
+
+    def _open(self, message: Message, now: float) -> None:
+        """The application has made a response, and begins to send it."""
+        self._content_length = _content_length(message)
+        if self._streaming is False or self._record is not None or self._span is None:
+            return
+        record = AsgiRecord(copy_context(), self._span, self._measured_from, streaming=True)
+        record.returned = now
+        record.progress = self._progress
+        self._record = record
+        record.open(self._options, self._started)
 
     def _count(self, message: Message, asked: float) -> None:
-        if self.streaming is None:
-            self.streaming = bool(message.get("more_body", False))
+        if self._streaming is None:
+            self._streaming = bool(message.get("more_body", False))
             if self._record is not None:
-                self._record.streaming = self.streaming
+                self._record.streaming = self._streaming
         self._produce_time += asked - self._last_sent
         try:
             size = len(message.get("body", b""))
@@ -223,7 +240,28 @@ class HttpExchange(Exchange):
             if not self._chunks:
                 self._first_chunk = asked
             self._chunks += 1
-            self._size += size
+            if self._size is not None:
+                self._size += size
+
+    def _sent(self, kind: Any, message: Message, asked: float) -> None:
+        """The server has taken a message."""
+        self._last_sent = perf_counter()
+        if kind == "http.response.start":
+            # Of these a server sends no body.
+            self._complete = self._method == "HEAD" or message.get("status") in (204, 304)
+        elif kind == "http.response.body":
+            self._send_time += self._last_sent - asked
+            if not message.get("more_body", False) or self._has_content_length():
+                self._complete = True
+        elif kind in _FILES:
+            # The server reads the file itself: the header is all we know.
+            self._size = self._content_length
+            if not message.get("more_body", False):
+                self._complete = True
+
+    def _has_content_length(self) -> bool:
+        expected, size = self._content_length, self._size
+        return expected is not None and size is not None and size >= expected
 
     def _progress(self) -> Progress:
         return Progress(
@@ -232,54 +270,60 @@ class HttpExchange(Exchange):
 
     # -- the body ------------------------------------------------------------------
 
-    def body_begins(self, body: "BodyContext") -> None:
-        """Django iterates a streaming body, in the context that it was created in."""
+    def respond(self, streaming: bool, body: "Optional[BodyContext]") -> None:
+        """Django begins to send a response."""
+        self._streaming = streaming
         self._body = body
-        sdk.share_scopes(copy_context(), body.context)
-        self._body_before = body.context.copy()
 
-    async def close_body(self) -> None:
-        """Close the body's generator now, not at some later garbage collection."""
-        if self._body is not None:
-            await self._body.aclose()
+    def body_begins(self, body: "BodyContext") -> None:
+        """A streaming body is iterated, in the context that it was created in."""
+        if body is self._body:  # and not one that the application reads itself
+            sdk.share_scopes(copy_context(), body.context)
+            self._body_before = body.context.copy()
 
     # -- endings -------------------------------------------------------------------
 
-    def returned(self) -> None:
-        """The application has returned."""
-        self._end(None)
-
-    def raised(self, error: BaseException) -> bool:
-        """The application has raised."""
-        reported = super().raised(error)
-        if reported and self._body is not None and self._body_before is not None:
+    def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
+        record, self._record = self._record, None
+        body, self._body = self._body, None
+        before, self._body_before = self._body_before, None
+        if failed and body is not None and before is not None:
             # The body may have reported the error itself: the SDK's memory of that
             # is a context variable, and Django iterates in a task of its own.
-            publish(self._body.context, self._body_before)
-        self._end(error)
-        return reported
-
-    def _is_failure(self, error: BaseException) -> bool:
-        # Since ASGI 2.4 a server may tell by an OSError that the client has gone.
-        return error is not self._send_error and super()._is_failure(error)
-
-    def _end(self, error: "Optional[BaseException]") -> None:
+            publish(body.context, before)
         if isinstance(error, GeneratorExit):
             outcome = "abandoned"
-        elif error is not None and self.postponed is not error:
+        elif failed:
             outcome = "failed"
         elif self._complete:
             outcome = "completed"
         else:
             outcome = "cancelled"
-        record, self._record = self._record, None
         if record is not None:
             record.end(outcome)
             record.log_late_spans()
         if outcome == "cancelled" and (self._disconnected or error is not None):
             # Also where nothing was streaming: the client has not got the response.
             sdk.set_status(self._span, outcome)
-        self._span = self._body = self._body_before = None
+
+
+#: Messages by which a server is told to read a file itself.
+_FILES = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+def _kind(message: Any) -> Any:
+    """Return the type of a message. If it is none, the server will say so."""
+    return message.get("type") if isinstance(message, dict) else None
+
+
+def _content_length(message: Message) -> "Optional[int]":
+    try:
+        for name, value in message.get("headers", ()):
+            if name.lower() == b"content-length":
+                return int(value)
+    except (AttributeError, TypeError, ValueError):
+        pass  # not what ASGI allows; the server will say so
+    return None
 
 
 __name__ = hidden(__name__)
