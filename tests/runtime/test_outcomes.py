@@ -7,7 +7,7 @@ import time
 import pytest
 import sentry_sdk
 from django.http import FileResponse, HttpResponse, HttpResponseNotModified, StreamingHttpResponse
-from harness import TRACE_HEAD, Exchange, start_span
+from harness import TRACE_HEAD, Exchange, start_span, static_status
 from views import serve
 
 from vendored_integration import DjangoIntegration
@@ -35,13 +35,6 @@ def streaming(*chunks, headers=None, status=200):
         return StreamingHttpResponse(body(), headers=headers, status=status)
 
     return view
-
-
-def static_status(lifecycle, status):
-    """The status expected: the stream lifecycle knows only ``ok`` and ``error``."""
-    if lifecycle == "static":
-        return status
-    return "error" if status == "internal_error" else "ok"
 
 
 def test_completed(sentry, lifecycle):

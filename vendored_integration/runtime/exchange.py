@@ -155,6 +155,40 @@ class AsgiRecord(Record):
         self.end_early()
 
 
+class Meter:
+    """What is measured of a body; times in seconds of ``perf_counter``, see Progress.
+
+    The registry holds it, by way of the record. It must not hold the exchange: the
+    server's ``send`` may lead to the very task, which would never be collected.
+    """
+
+    __slots__ = ("chunks", "size", "first_chunk", "produce_time", "send_time", "last_sent")
+
+    def __init__(self, now: float) -> None:
+        self.chunks = 0
+        self.size: "Optional[int]" = 0
+        self.first_chunk = self.produce_time = self.send_time = 0.0
+        self.last_sent = now
+
+    def count(self, message: Message, asked: float) -> None:
+        """The application wants a part of the body sent."""
+        self.produce_time += asked - self.last_sent
+        try:
+            size = len(message.get("body", b""))
+        except TypeError:
+            return  # the server will say so
+        if size:
+            if not self.chunks:
+                self.first_chunk = asked
+            self.chunks += 1
+            if self.size is not None:
+                self.size += size
+
+    def progress(self) -> Progress:
+        """Return what has been measured so far."""
+        return Progress(self.chunks, self.size, self.first_chunk, self.produce_time, self.send_time)
+
+
 class HttpExchange(Exchange):
     """An HTTP request and its response."""
 
@@ -178,11 +212,7 @@ class HttpExchange(Exchange):
         # Whether all that was to be sent has been sent.
         self._complete = False
         self._content_length: "Optional[int]" = None
-        # Seconds of perf_counter; see Progress.
-        self._chunks = 0
-        self._size: "Optional[int]" = 0
-        self._first_chunk = self._produce_time = self._send_time = 0.0
-        self._last_sent = self._measured_from
+        self._meter = Meter(self._measured_from)
 
     def _begin(self, options: Options) -> None:
         self._options = options
@@ -220,9 +250,11 @@ class HttpExchange(Exchange):
         self._content_length = _content_length(message)
         if self._streaming is False or self._record is not None or self._span is None:
             return
-        record = AsgiRecord(copy_context(), self._span, self._measured_from, streaming=True)
+        context = copy_context()
+        context.run(current_exchange.set, None)  # see Meter
+        record = AsgiRecord(context, self._span, self._measured_from, streaming=True)
         record.returned = now
-        record.progress = self._progress
+        record.progress = self._meter.progress
         self._record = record
         record.open(self._options, self._started)
 
@@ -231,42 +263,27 @@ class HttpExchange(Exchange):
             self._streaming = bool(message.get("more_body", False))
             if self._record is not None:
                 self._record.streaming = self._streaming
-        self._produce_time += asked - self._last_sent
-        try:
-            size = len(message.get("body", b""))
-        except TypeError:
-            return  # the server will say so
-        if size:
-            if not self._chunks:
-                self._first_chunk = asked
-            self._chunks += 1
-            if self._size is not None:
-                self._size += size
+        self._meter.count(message, asked)
 
     def _sent(self, kind: Any, message: Message, asked: float) -> None:
         """The server has taken a message."""
-        self._last_sent = perf_counter()
+        self._meter.last_sent = now = perf_counter()
         if kind == "http.response.start":
             # Of these a server sends no body.
             self._complete = self._method == "HEAD" or message.get("status") in (204, 304)
         elif kind == "http.response.body":
-            self._send_time += self._last_sent - asked
+            self._meter.send_time += now - asked
             if not message.get("more_body", False) or self._has_content_length():
                 self._complete = True
         elif kind in _FILES:
             # The server reads the file itself: the header is all we know.
-            self._size = self._content_length
+            self._meter.size = self._content_length
             if not message.get("more_body", False):
                 self._complete = True
 
     def _has_content_length(self) -> bool:
-        expected, size = self._content_length, self._size
+        expected, size = self._content_length, self._meter.size
         return expected is not None and size is not None and size >= expected
-
-    def _progress(self) -> Progress:
-        return Progress(
-            self._chunks, self._size, self._first_chunk, self._produce_time, self._send_time
-        )
 
     # -- the body ------------------------------------------------------------------
 
