@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import tempfile
+import time
+import warnings
 
 import pytest
 import sentry_sdk
@@ -41,7 +43,9 @@ async def three_chunks():
 @both
 def test_completed(sentry, lifecycle, kind):
     """A stream that was read to its end: all spans, all data, status from HTTP."""
+    began = time.perf_counter()
     connection = asyncio.run(read(streaming_app(kind, three_chunks), "/export"))
+    elapsed = time.perf_counter() - began
     assert (connection.chunks, connection.error) == ([b"a", b"bc", b"def"], None)
     root = sentry.root()
     assert root.op == "http.server"
@@ -51,7 +55,7 @@ def test_completed(sentry, lifecycle, kind):
     for number in range(3):
         assert root.parent_of(f"chunk {number}") is None
     for name in TIMES:
-        assert 0 <= root.data[name] <= (root.end - root.start) * 1000 + 1
+        assert 0 <= root.data[name] <= elapsed * 1000
     assert (
         root.data["http.response.stream.time_to_first_chunk"]
         >= root.data["http.server.return_time"]
@@ -286,6 +290,8 @@ def test_background_work(sentry):
     assert not sentry.errors()
 
 
+# In another context than its own, older SDKs cannot reset their scopes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_dropped_with_its_loop(sentry):
     """The event loop is closed in mid-stream, and the task dropped: abandoned, no error."""
 
@@ -642,8 +648,6 @@ def test_sync_body(sentry):
                     yield b"%d" % number
 
         return StreamingHttpResponse(body())
-
-    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,465 @@
+"""Errors of the application, WSGI and ASGI: one event, complete; and nothing else changed."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import weakref
+
+import pytest
+import sentry_sdk
+from asgi_server import ASYNC_BODIES, KINDS, Connection, read, streaming_app
+from django.http import StreamingHttpResponse
+from harness import Exchange, start_span
+from hypothesis import given
+from hypothesis import strategies as st
+from views import serve, serve_asgi
+
+import vendored_integration.runtime.asgi
+import vendored_integration.runtime.body
+import vendored_integration.runtime.exchange
+from vendored_integration.asgi import SentryMiddleware
+from vendored_integration.runtime.registry import registry
+
+WAYS = ["wsgi", "asgi"] if ASYNC_BODIES else ["wsgi"]
+HOW = ["silent", "captured", "logged", "logged by the server"]
+log = logging.getLogger("app")
+
+
+class User:
+    pk = 7
+    is_authenticated = True
+    email = "ada@example.com"
+
+    def get_username(self):
+        return "ada"
+
+
+def failing(how):
+    """Raise an error with a cause, having reported it or not."""
+    try:
+        try:
+            raise KeyError("no such row")
+        except KeyError as cause:
+            raise ValueError("half-way") from cause
+    except ValueError as error:
+        if how == "captured":
+            sentry_sdk.capture_exception(error)
+        elif how == "logged":
+            log.exception("it went wrong")
+        raise
+
+
+def serve_failing(way, how):
+    """Serve a view whose body fails at its second chunk; return the error the server gets."""
+
+    def respond(request, body):
+        request.user = User()
+        sentry_sdk.set_tag("tenant", "acme")
+        sentry_sdk.add_breadcrumb(message="in the view")
+        return StreamingHttpResponse(body())
+
+    def wsgi_body():
+        yield b"a"
+        with start_span("step"):
+            failing(how)
+
+    async def asgi_body():
+        yield b"a"
+        with start_span("step"):
+            failing(how)
+
+    async def async_view(request):
+        return respond(request, asgi_body)
+
+    def log_in_server(error):
+        if how == "logged by the server":
+            logging.getLogger("server").error("in the application", exc_info=error)
+
+    app = serve_asgi(async_view)
+
+    async def server(scope, receive, send):
+        try:
+            await app(scope, receive, send)
+        except ValueError as error:
+            log_in_server(error)
+            raise
+
+    if way == "asgi":
+        return asyncio.run(read(server, "/report")).error
+    with pytest.raises(ValueError, match="half-way") as caught:
+        Exchange(serve(lambda request: respond(request, wsgi_body)), "/report").read()
+    log_in_server(caught.value)
+    return caught.value
+
+
+@pytest.mark.filterwarnings("ignore:The send_default_pii option")
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("way", WAYS)
+def test_one_event(init, lifecycle, way, how):
+    """However often an error is reported, Sentry gets it once, with all that it belongs to."""
+    sentry = init(lifecycle, send_default_pii=True)
+    error = serve_failing(way, how)
+    assert isinstance(error.__cause__, KeyError)
+    assert error.__suppress_context__
+    root = sentry.root()
+    (event,) = sentry.errors()
+    trace = event["contexts"]["trace"]
+    assert trace["trace_id"] == root.trace_id
+    assert trace["span_id"] in root.span_ids
+    assert event["transaction"] == root.name
+    assert event["request"]["url"].endswith("/report")
+    assert event["user"]["id"] == "7"
+    assert event["tags"]["tenant"] == "acme"
+    assert "in the view" in [crumb["message"] for crumb in event["breadcrumbs"]["values"]]
+    cause, raised = event["exception"]["values"]
+    assert (cause["type"], raised["type"]) == ("KeyError", "ValueError")
+    frames = raised["stacktrace"]["frames"]
+    functions = [frame["function"] for frame in frames]
+    assert functions[-1] == "failing"
+    if how in ("silent", "logged by the server"):  # else it was reported from deeper
+        assert functions[-2] == way + "_body"
+    assert not [frame for frame in frames if "vendored_integration" in frame["module"]]
+    assert root.outcome == "failed"
+
+
+def test_error_in_finally_of_a_body_that_is_closed(sentry):
+    """An error of clean-up, when the client has gone, is the event loop's; no response breaks."""
+    if not ASYNC_BODIES:
+        pytest.skip("Django has no async bodies yet")
+    contexts = []
+
+    async def body():
+        try:
+            while True:
+                yield b"event"
+        finally:
+            raise ValueError("while cleaning up")
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: contexts.append(context["exception"])
+        )
+        connection = Connection(streaming_app("django", body))
+        await connection.sent(2)
+        connection.hang_up("error")
+        return await connection.end()
+
+    assert isinstance(asyncio.run(main()), ConnectionResetError)
+    (error,) = contexts
+    assert isinstance(error, ValueError)
+    assert sentry.root().outcome == "cancelled"
+    assert not sentry.errors()
+
+
+# -- transparency ----------------------------------------------------------------------
+
+
+def chained():
+    """Errors in all the ways that they can be chained."""
+    cause, context = KeyError("cause"), IndexError("context")
+
+    def from_cause():
+        raise ValueError("x") from cause
+
+    def from_none():
+        try:
+            raise context
+        except IndexError:
+            raise ValueError("x") from None
+
+    def in_handler():
+        try:
+            raise context
+        except IndexError:
+            raise ValueError("x")  # noqa: B904
+
+    def both():
+        try:
+            raise context
+        except IndexError:
+            raise ValueError("x") from cause
+
+    def bare():
+        raise ValueError("x")
+
+    return {
+        function.__name__: function for function in (from_cause, from_none, in_handler, both, bare)
+    }
+
+
+@pytest.mark.parametrize("chain", chained())
+@pytest.mark.parametrize("type", ["http", "websocket", "lifespan"])
+@pytest.mark.parametrize("middlewares", [1, 2])
+def test_chain_of_an_error(sentry, chain, type, middlewares):
+    """Upstream raises ``from None``: the cause is lost to whoever is outside."""
+    raised = []
+
+    async def app(scope, receive, send):
+        await receive()
+        try:
+            chained()[chain]()
+        except ValueError as error:
+            raised.append((error, error.__cause__, error.__context__, error.__suppress_context__))
+            raise
+
+    served = app
+    for _ in range(middlewares):
+        served = SentryMiddleware(served)
+    error = asyncio.run(read(served, type=type)).error
+    assert raised == [(error, error.__cause__, error.__context__, error.__suppress_context__)]
+    (event,) = sentry.errors()
+    expected = {"from_none": 1, "bare": 1}.get(chain, 2)
+    assert len(event["exception"]["values"]) == expected
+
+
+def test_cancellation_is_untouched(init):
+    """The same CancelledError, once, and the task counts its cancellations as without us."""
+
+    def outcome(wrap):
+        seen = []
+
+        async def app(scope, receive, send):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                seen.append(error)
+                raise
+
+        async def main():
+            async def server(*args):
+                try:
+                    await wrap(app)(*args)
+                except asyncio.CancelledError as error:
+                    seen.append(error)
+                    if hasattr(asyncio.current_task(), "cancelling"):  # from 3.11 on
+                        seen.append(asyncio.current_task().cancelling())
+                    raise
+
+            connection = Connection(server)
+            await asyncio.sleep(0)
+            connection.hang_up("cancel")
+            return await connection.end()
+
+        error = asyncio.run(main())
+        assert isinstance(error, asyncio.CancelledError)
+        assert seen[0] is seen[1]
+        return error.args, error.__cause__, error.__context__, seen[2:]
+
+    sentry = init()
+    assert outcome(SentryMiddleware) == outcome(lambda app: app)
+    assert not sentry.errors()
+
+
+START = st.fixed_dictionaries(
+    {
+        "type": st.just("http.response.start"),
+        "status": st.sampled_from([200, 204, 304, 404, 500]),
+        "headers": st.lists(
+            st.sampled_from([(b"Content-Length", b"3"), (b"content-length", b"x"), (b"x", b"y"), 7])
+        ),
+    }
+)
+BODY = st.fixed_dictionaries(
+    {"type": st.just("http.response.body")},
+    optional={
+        "body": st.one_of(st.binary(max_size=5), st.none(), st.integers()),
+        "more_body": st.booleans(),
+    },
+)
+OTHER = st.sampled_from(
+    [
+        {"type": "http.response.pathsend", "path": "/x"},
+        {"type": "http.response.trailers", "headers": []},
+        {"type": "http.response.debug"},
+        {},
+        {"type": None},
+    ]
+)
+END = st.sampled_from(["return", "error", "oserror", "cancel", "exit"])
+ENDS = {
+    "error": ValueError,
+    "oserror": OSError,
+    "cancel": asyncio.CancelledError,
+    "exit": GeneratorExit,
+}
+
+
+@given(
+    messages=st.lists(st.one_of(START, BODY, OTHER), max_size=6),
+    refused=st.one_of(st.none(), st.integers(0, 5)),
+    end=END,
+    type=st.sampled_from(["http", "websocket", "lifespan", "other"]),
+)
+def test_messages_and_ending_are_those_of_the_application(messages, refused, end, type):
+    """The server gets the very messages, in order, and the very error; the app what it asks for."""
+
+    def run(wrap):
+        received, returned = [], []
+        gone = OSError("gone")
+        error = ENDS[end]("the end") if end in ENDS else None
+
+        async def app(scope, receive, send):
+            received.append(await receive())
+            for message in messages:
+                returned.append(await send(message))
+            if error is not None:
+                raise error
+            return "the value"
+
+        sent = []
+        request = {"type": "http.request"}
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) - 1 == refused:
+                raise gone
+            return len(sent)
+
+        async def receive():
+            return request
+
+        scope = {"type": type, "headers": [], "path": "/", "method": "GET", "query_string": b""}
+
+        async def main():
+            try:
+                return await wrap(app)(scope, receive, send)
+            except BaseException as raised:
+                return "the server's" if raised is gone else raised is error
+
+        value = asyncio.run(main())
+        assert all(a is b for a, b in zip(sent, messages))
+        assert received == [request]
+        assert received[0] is request
+        return len(sent), returned, value
+
+    assert run(SentryMiddleware) == run(lambda app: app)
+
+
+@pytest.fixture(autouse=True)
+def clean_client():
+    """The fuzzed test runs with whatever client there is."""
+    yield
+    sentry_sdk.init()
+
+
+# -- internal faults -------------------------------------------------------------------
+
+FAULTS = [
+    (vendored_integration.runtime.exchange.HttpExchange, "__init__"),
+    (vendored_integration.runtime.exchange.HttpExchange, "_begin"),
+    (vendored_integration.runtime.exchange.HttpExchange, "_open"),
+    (vendored_integration.runtime.exchange.HttpExchange, "_sent"),
+    (vendored_integration.runtime.exchange.HttpExchange, "_end"),
+    (vendored_integration.runtime.exchange.Meter, "count"),
+    (vendored_integration.runtime.exchange.AsgiRecord, "open"),
+    (vendored_integration.runtime.exchange.sdk, "root_span"),
+    (vendored_integration.runtime.exchange.sdk, "options_of_integration"),
+    (vendored_integration.runtime.exchange.sdk, "share_scopes"),
+    (vendored_integration.runtime.exchange.sdk, "annotate"),
+    (vendored_integration.runtime.exchange.scheduler, "poll"),
+    (vendored_integration.runtime.body.BodyContext, "begin"),
+    (vendored_integration.runtime.body.BodyContext, "publish"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[1])
+@pytest.mark.parametrize("fails", [False, True])
+def test_internal_faults(init, monkeypatch, caplog, kind, fault, fails):
+    """A fault of ours is logged, and the application's response goes on as it would."""
+    sentry = init()
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("internal")
+
+    async def body():
+        yield b"a"
+        yield b"b"
+        if fails:
+            raise ValueError("the application's")
+
+    monkeypatch.setattr(*fault, broken)
+    connection = asyncio.run(read(streaming_app(kind, body)))
+    monkeypatch.undo()
+    assert connection.chunks == [b"a", b"b"]
+    assert repr(connection.error) == ('ValueError("the application\'s")' if fails else "None")
+    logged = {record.name for record in caplog.records if record.exc_info}
+    touched = kind == "django" or fault[0] is not vendored_integration.runtime.body.BodyContext
+    touched = touched and not (
+        kind == "plain" and fault[1] in ("options_of_integration", "share_scopes")
+    )
+    assert ("vendored_integration" in logged) == touched
+    assert len(sentry.errors()) == fails
+    for record in list(registry._open):
+        registry.take(record)
+
+
+# -- memory ----------------------------------------------------------------------------
+
+
+class Held:
+    """What a request holds, to be seen when it is freed."""
+
+
+def ways_to_end():
+    async def complete(connection):
+        connection.hang_up("message")
+
+    async def cancel(connection):
+        await connection.sent(1)
+        connection.hang_up("cancel")
+
+    async def refuse(connection):
+        await connection.sent(1)
+        connection.hang_up("error")
+
+    return {function.__name__: function for function in (complete, cancel, refuse)}
+
+
+@contextlib.contextmanager
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("way", ways_to_end())
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_waits_for_the_garbage_collector(init, kind, way, fails):
+    """What a request held is free as soon as it is over: no cycle of ours goes around it."""
+    init(max_breadcrumbs=0)
+    if fails and way != "complete":
+        pytest.skip("ended otherwise")
+    held = []
+
+    def app(scope, receive, send):
+        async def body():
+            mine = Held()
+            held.append(weakref.ref(mine))
+            yield b"a"
+            for _ in range(3 if way == "complete" else 10_000):
+                await asyncio.sleep(0)
+                yield b"b" if mine else b""
+            if fails:
+                raise ValueError("half-way")
+
+        return streaming_app(kind, body)(scope, receive, send)
+
+    async def main():
+        connection = Connection(app)
+        if way != "complete":
+            await ways_to_end()[way](connection)
+        error = await connection.end()
+        if error is not None:
+            error.__traceback__ = None
+        # Tasks that Django has left behind end with the loop.
+
+    with no_garbage_collection():
+        asyncio.run(main())
+        (reference,) = held
+        assert reference() is None
