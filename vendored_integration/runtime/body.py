@@ -12,6 +12,7 @@ that it got from its own context.
 
 import asyncio
 import functools
+import threading
 import types
 from contextvars import Context, copy_context
 from typing import (
@@ -30,6 +31,13 @@ from .context import publish, run_in
 from .exchange import HttpExchange, current_exchange
 from .frames import hidden
 from .log import logger
+
+try:
+    import asgiref.local as _local
+except ImportError:  # no Django
+    _local = None  # type: ignore[assignment]
+#: What a Local keeps in its context variable, in newer releases of asgiref.
+_Storage: Any = getattr(_local, "_Storage", None)
 
 #: The attribute of a streaming response that holds its BodyContext.
 _ATTRIBUTE = "_vendored_integration_body"
@@ -51,7 +59,8 @@ class BodyContext:
         return (BodyContext, ())
 
     def begin(self) -> None:
-        """Take the variables as they are now for what is known outside."""
+        """The body is iterated, in this thread: what it changes from now on is news."""
+        move_locals(self.context)
         self._published = self.context.copy()
 
     def publish(self) -> None:
@@ -78,6 +87,20 @@ class BodyContext:
                         "asyncgen": generator,
                     }
                 )
+
+
+def move_locals(context: Context) -> None:
+    """Let this thread see the asgiref Locals of a context, as sync_to_async() does.
+
+    Those releases of asgiref show a ``Local`` to the thread alone that has set it, and a
+    sync view runs in another thread than the event loop.
+    """
+    if _Storage is None:
+        return
+    thread = threading.get_ident()
+    for variable, value in list(context.items()):
+        if isinstance(value, _Storage) and value.thread_id != thread:
+            run_in(context, variable.set, _local._rehome(value))
 
 
 @types.coroutine
@@ -127,6 +150,7 @@ class _InContext:
         self._function = function
 
     def __call__(self) -> Any:
+        move_locals(self._context)
         return run_in(self._context, self._function)
 
     def __reduce__(self) -> "Tuple[Any, ...]":
@@ -222,10 +246,10 @@ def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
 
 def _begins(body: BodyContext) -> None:
     try:
+        body.begin()
         exchange = current_exchange.get()
         if isinstance(exchange, HttpExchange):
             exchange.body_begins(body)
-        body.begin()
     except Exception:
         logger.exception("internal error while beginning a body")
 
