@@ -1,0 +1,460 @@
+"""ASGI: a body runs where it was made, within its task, and is closed when it is left."""
+
+import asyncio
+import contextvars
+import gc
+import sys
+
+import pytest
+import sentry_sdk
+from asgi_server import ASYNC_BODIES, DJANGO_LISTENS, HANG_UPS, Connection, read
+from asgiref.sync import sync_to_async
+from django.http import StreamingHttpResponse
+from django.middleware.gzip import GZipMiddleware
+from harness import Exchange, start_span
+from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
+from test_context import local, report, request_id
+from views import serve, serve_asgi
+
+from vendored_integration.asgi import SentryMiddleware
+
+pytestmark = pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+
+
+@pytest.fixture(autouse=True)
+def in_a_context_of_its_own():
+    """What a test leaves in its thread's context must not reach the next test."""
+    clear_contextvars()
+    yield
+    clear_contextvars()
+
+
+def serve_body(body):
+    """An async view that streams this."""
+
+    async def view(request):
+        return StreamingHttpResponse(body())
+
+    return serve_asgi(view)
+
+
+def bound(value, body):
+    """Make a response where things are bound that are unbound again when it is sent."""
+    with bound_contextvars(id=value):
+        token = request_id.set(value)
+        local.id = value
+        try:
+            return StreamingHttpResponse(body())
+        finally:
+            request_id.reset(token)
+            local.id = "-"
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+@pytest.mark.parametrize("view_kind", ["sync", "async"])
+@pytest.mark.parametrize("body_kind", ["sync", "async"])
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+def test_body_sees_the_bindings_of_its_creation(init, server, view_kind, body_kind):
+    """structlog, a plain ContextVar and asgiref's Local, all of a block that was left."""
+    init()
+    closed = []
+
+    def sync_body():
+        try:
+            yield report()
+            yield report()
+        finally:
+            closed.append(report())
+
+    async def async_body():
+        yield report()
+        await asyncio.sleep(0)
+        yield report() + await sync_to_async(report)()
+        closed.append(report())
+
+    body = async_body if body_kind == "async" else sync_body
+
+    def sync_view(request):
+        return bound("A", body)
+
+    async def async_view(request):
+        return bound("A", body)
+
+    view = async_view if view_kind == "async" else sync_view
+    if server == "wsgi":
+        sent = Exchange(serve(view)).read()
+    else:
+        sent = b"".join(asyncio.run(read(serve_asgi(view))).chunks)
+    assert closed == [b"A A A;"]
+    assert sent == b"A A A;" * (3 if body_kind == "async" else 2)
+    assert report() == b"- - -;"
+
+
+def test_two_requests_interleaved_in_one_loop(sentry):
+    """Each body sees its own bindings and its own trace, chunk by chunk."""
+    turns = {}
+
+    async def main():
+        async def body():
+            mine = get_contextvars()["id"]
+            for number in range(3):
+                await turns[mine].acquire()
+                with start_span(f"{mine}{number}"):
+                    yield report()
+
+        async def view(request):
+            return bound(request.path[1:], body)
+
+        app = serve_asgi(view)
+        turns.update(A=asyncio.Semaphore(0), B=asyncio.Semaphore(0))
+        connections = [Connection(app, "/A"), Connection(app, "/B")]
+        for number in range(3):
+            for name, connection in zip("AB", connections):
+                turns[name].release()
+                await connection.sent(number + 1)
+        assert report() == b"- - -;"
+        return [(await connection.end(), connection.chunks) for connection in connections]
+
+    assert asyncio.run(main()) == [(None, [b"A A A;"] * 3), (None, [b"B B B;"] * 3)]
+    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    seen = sorted([name for name in root.names() if name[0] in "AB"] for root in sentry.roots())
+    assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
+    assert len({root.trace_id for root in sentry.roots()}) == 2
+
+
+def test_bindings_do_not_reach_the_server(init):
+    """What middleware, view and body bind is gone where the server goes on."""
+    init()
+    after = []
+
+    async def body():
+        request_id.set("by the body")
+        yield b"a"
+
+    async def view(request):
+        request_id.set("by the view")
+        return StreamingHttpResponse(body())
+
+    app = serve_asgi(view)
+
+    async def server(scope, receive, send):
+        await app(scope, receive, send)
+        after.append((request_id.get("-"), sentry_sdk.get_current_span()))
+
+    def without_us():
+        sentry_sdk.init()
+        asyncio.run(read(server))
+        return after.pop()
+
+    asyncio.run(read(server))
+    with_us = after.pop()
+    assert with_us == without_us()
+    assert report() == b"- - -;"
+
+
+def test_open_telemetry(init):
+    """OpenTelemetry's current span, attached while the response was made."""
+    context = pytest.importorskip("opentelemetry.context")
+    init()
+
+    async def body():
+        yield context.get_value("key")
+        await asyncio.sleep(0)
+        token = context.attach(context.set_value("key", b"of the body"))
+        try:
+            yield context.get_value("key")
+        finally:
+            context.detach(token)
+        yield context.get_value("key")
+
+    async def view(request):
+        token = context.attach(context.set_value("key", b"of the view"))
+        try:
+            return StreamingHttpResponse(body())
+        finally:
+            context.detach(token)
+
+    connection = asyncio.run(read(serve_asgi(view)))
+    assert connection.chunks == [b"of the view", b"of the body", b"of the view"]
+    assert context.get_value("key") is None
+
+
+# -- the task -------------------------------------------------------------------------
+
+
+def test_one_task(sentry):
+    """current_task() in a body is one task from beginning to end, and the one that sends."""
+    seen = set()
+
+    async def body():
+        try:
+            for _ in range(3):
+                seen.add(asyncio.current_task())
+                await asyncio.sleep(0)
+                yield b"a"
+        finally:
+            seen.add(asyncio.current_task())
+
+    app = serve_body(body)
+
+    async def watching(scope, receive, send):
+        async def send_and_see(message):
+            seen.add(asyncio.current_task())
+            await send(message)
+
+        await app(scope, receive, send_and_see)
+
+    asyncio.run(read(watching))
+    assert len(seen) == 1
+
+
+def test_wait_for_and_timeouts(sentry):
+    """Time limits within a body end what they are for, and nothing else."""
+
+    async def body():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+        yield b"wait_for "
+        if sys.version_info >= (3, 11):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await asyncio.Event().wait()
+            async with asyncio.timeout(60):
+                yield b"timeout "
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(in_a_task())
+            yield task.result()
+
+    async def in_a_task():
+        with start_span("in a task"):
+            return b"task group"
+
+    connection = asyncio.run(read(serve_body(body)))
+    assert connection.error is None
+    if sys.version_info >= (3, 11):
+        assert b"".join(connection.chunks) == b"wait_for timeout task group"
+        assert sentry.root().parent_of("in a task") is None
+    assert sentry.root().outcome == "completed"
+
+
+def test_anyio(sentry):
+    """Cancel scopes and task groups, also around a yield."""
+    anyio = pytest.importorskip("anyio")
+
+    async def body():
+        with anyio.move_on_after(0.01) as scope:
+            await anyio.sleep_forever()
+        yield b"moved on " if scope.cancelled_caught else b"?"
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            yield b"in a group "
+            group.cancel_scope.cancel()
+        yield b"out of it"
+
+    connection = asyncio.run(read(serve_body(body)))
+    assert connection.error is None
+    assert b"".join(connection.chunks) == b"moved on in a group out of it"
+    assert sentry.root().outcome == "completed"
+
+
+def test_sync_work_in_a_body(sentry):
+    """Spans and bindings of sync_to_async() belong where they are awaited."""
+
+    def work():
+        request_id.set("by the thread")
+        with start_span("in the thread"):
+            pass
+
+    async def body():
+        with start_span("in the loop"):
+            await sync_to_async(work)()
+        yield request_id.get("-").encode()
+
+    connection = asyncio.run(read(serve_body(body)))
+    assert connection.chunks == [b"by the thread"]
+    root = sentry.root()
+    assert root.parent_of("in the thread") == "in the loop"
+    assert request_id.get("-") == "-"
+
+
+# -- closing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HANG_UPS)
+@pytest.mark.parametrize("chain", ["alone", "wrapped", "gzipped"])
+def test_closed_at_once(sentry, how, chain):
+    """The client goes: the generator's clean-up is done before the application has returned."""
+    if how == "message" and not DJANGO_LISTENS:
+        pytest.skip("this Django does not notice")
+    if how == "cancel" and DJANGO_LISTENS:
+        pytest.skip("this Django does not pass it on to the task that streams")
+    closed = []
+
+    async def body():
+        token = request_id.set("of the body")
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield b"event" * 100
+        finally:
+            request_id.reset(token)  # raises in any other context
+            await asyncio.sleep(0)
+            with start_span("clean up"):
+                closed.append("body")
+
+    async def wrapping(content):
+        try:
+            async for part in content:
+                yield part
+        finally:
+            closed.append("wrapper")
+
+    async def view(request):
+        response = StreamingHttpResponse(body())
+        if chain == "wrapped":
+            response.streaming_content = wrapping(response.streaming_content)
+        elif chain == "gzipped":
+            request.META["HTTP_ACCEPT_ENCODING"] = "gzip"
+            response = GZipMiddleware(lambda request: None).process_response(request, response)
+        return response
+
+    async def main():
+        connection = Connection(serve_asgi(view))
+        await connection.sent(2)
+        connection.hang_up(how)
+        await connection.end()
+        return list(closed)
+
+    gc.disable()
+    try:
+        closed_by_then = asyncio.run(main())
+    finally:
+        gc.enable()
+    # (a cancellation comes up from the innermost)
+    assert sorted(closed_by_then) == (["body", "wrapper"] if chain == "wrapped" else ["body"])
+    root = sentry.root()
+    assert root.parent_of("clean up") is None
+    assert root.outcome == "cancelled"
+
+
+def test_error_in_mid_stream_closes(sentry):
+    """A wrapper that fails leaves the generator below it to be closed, at once."""
+    closed = []
+
+    async def body():
+        try:
+            while True:
+                yield b"event"
+        finally:
+            closed.append("body")
+
+    async def failing(content):
+        async for part in content:
+            yield part
+            raise ValueError("in the wrapper")
+
+    async def view(request):
+        response = StreamingHttpResponse(body())
+        response.streaming_content = failing(response.streaming_content)
+        return response
+
+    async def main():
+        connection = await read(serve_asgi(view))
+        return connection.error, list(closed)
+
+    error, closed_by_then = asyncio.run(main())
+    assert isinstance(error, ValueError)
+    assert closed_by_then == ["body"]
+    assert sentry.root().outcome == "failed"
+    assert len(sentry.errors()) == 1
+
+
+class Numbers:
+    """An async iterator of an application's own."""
+
+    def __init__(self):
+        self.number = 0
+        self.closed = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        self.number += 1
+        if self.number > 3:
+            raise StopAsyncIteration
+        return b"%d" % self.number
+
+
+class ClosableNumbers(Numbers):
+    async def aclose(self):
+        self.closed += 1
+
+
+@pytest.mark.parametrize("numbers", [Numbers, ClosableNumbers])
+def test_iterators_of_the_applications_own(sentry, numbers):
+    """They are iterated like any other, and not closed: Django does not either."""
+    made = numbers()
+    connection = asyncio.run(read(serve_body(lambda: made)))
+    assert connection.chunks == [b"1", b"2", b"3"]
+    assert made.closed == 0
+    assert sentry.root().outcome == "completed"
+
+
+def test_a_response_that_is_read_by_the_view(sentry):
+    """A response that a view reads itself is not the one that is sent."""
+    closed = []
+
+    async def inner():
+        try:
+            with start_span("inner"):
+                await asyncio.sleep(0)
+            yield b"1"
+            yield b"2"
+        finally:
+            closed.append("inner")
+
+    async def outer():
+        yield b"3"
+
+    kept = []
+
+    async def view(request):
+        response = StreamingHttpResponse(inner())
+        steps = response.__aiter__()
+        kept.append((response, steps))
+        first = await steps.__anext__()
+        closed.append("view")
+
+        async def both():
+            yield first
+            async for part in outer():
+                yield part
+
+        return StreamingHttpResponse(both())
+
+    async def main():
+        connection = await read(serve_asgi(view))
+        return connection.chunks, list(closed)
+
+    assert asyncio.run(main()) == ([b"1", b"3"], ["view"])
+    assert "inner" in sentry.root().names()
+
+
+def test_plain_application_keeps_its_context(init):
+    """Around any other application no context is exchanged: what it sets, the server sees."""
+    init()
+    variable = contextvars.ContextVar("variable", default="-")
+
+    async def app(scope, receive, send):
+        variable.set("by the application")
+
+    async def main():
+        await SentryMiddleware(app)(
+            {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""},
+            None,
+            None,
+        )
+        return variable.get()
+
+    assert asyncio.run(main()) == "by the application"
