@@ -1,0 +1,208 @@
+"""What else follows a request: profiles, and the headers of outgoing requests."""
+
+import asyncio
+import http.client
+import http.server
+import threading
+
+import pytest
+import sentry_sdk
+import sentry_sdk.profiler
+from asgi_server import ASYNC_BODIES, Connection, read
+from django.http import StreamingHttpResponse
+from harness import Exchange, start_span
+from views import serve, serve_asgi
+
+WAYS = ["wsgi", "asgi"] if ASYNC_BODIES else ["wsgi"]
+CONTINUOUS = "profile_lifecycle" in sentry_sdk.consts.DEFAULT_OPTIONS
+
+
+def serve_steps(way, step, steps=2):
+    """Serve a view, and then a body that calls a function at each step; to the end."""
+
+    def wsgi_body():
+        for number in range(steps):
+            step(number)
+            yield b"x"
+
+    async def asgi_body():
+        for number in range(steps):
+            step(number)
+            yield b"x"
+
+    async def asgi_view(request):
+        return StreamingHttpResponse(asgi_body())
+
+    if way == "asgi":
+        connection = asyncio.run(read(serve_asgi(asgi_view)))
+        assert len(connection.chunks) == steps
+    else:
+        body = Exchange(serve(lambda request: StreamingHttpResponse(wsgi_body()))).read()
+        assert body == b"x" * steps
+
+
+# -- outgoing requests -------------------------------------------------------------------
+
+
+@pytest.fixture
+def peer():
+    """A server on loopback, which keeps the headers of the requests that it gets."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.seen = seen
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_outgoing_requests_of_a_body(init, lifecycle, peer, way):
+    """sentry-trace and baggage: the request's trace, and the span that is active in the body."""
+    sentry = init(lifecycle)
+
+    def step(number):
+        with start_span(f"step {number}"):
+            connection = http.client.HTTPConnection(*peer.server_address, timeout=30)
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            connection.close()
+
+    serve_steps(way, step)
+    root = sentry.root()
+    assert len(peer.seen) == 2
+    clients = [span for span in root.spans if span.op == "http.client"]
+    names = {span.span_id: span.name for span in root.spans}
+    assert [names[span.parent_span_id] for span in clients] == ["step 0", "step 1"]
+    for headers, client in zip(peer.seen, clients):
+        trace_id, span_id, sampled = headers["sentry-trace"].split("-")
+        assert (trace_id, span_id, sampled) == (root.trace_id, client.span_id, "1")
+        assert f"sentry-trace_id={root.trace_id}" in headers["baggage"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_incoming_trace_goes_on(init, lifecycle, peer, way):
+    """A trace that the client has begun is the one that a body's requests go on with."""
+    sentry = init(lifecycle)
+    trace_id, span_id = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
+    incoming = f"{trace_id}-{span_id}-1"
+
+    def step():
+        connection = http.client.HTTPConnection(*peer.server_address, timeout=30)
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        connection.close()
+        return b"x"
+
+    def wsgi_body():
+        yield step()
+
+    async def asgi_body():
+        yield step()
+
+    async def asgi_view(request):
+        return StreamingHttpResponse(asgi_body())
+
+    if way == "asgi":
+        app = serve_asgi(asgi_view)
+        asyncio.run(read(app, headers=[(b"sentry-trace", incoming.encode())]))
+    else:
+        app = serve(lambda request: StreamingHttpResponse(wsgi_body()))
+        Exchange(app, HTTP_SENTRY_TRACE=incoming).read()
+    root = sentry.root()
+    assert (root.trace_id, root.parent_span_id) == (trace_id, span_id)
+    (headers,) = peer.seen
+    assert headers["sentry-trace"].startswith(trace_id + "-")
+
+
+# -- profiles ----------------------------------------------------------------------------
+
+
+def busy(number):
+    """Be seen by a sampling profiler (101 Hz)."""
+    profiler_must_see_this()
+
+
+def profiler_must_see_this():
+    threading.Event().wait(0.1)
+
+
+@pytest.fixture
+def profilers():
+    """Profilers are global, and are set up once: take them down."""
+    yield
+    sentry_sdk.profiler.teardown_profiler()
+    if CONTINUOUS:
+        sentry_sdk.profiler.continuous_profiler.teardown_continuous_profiler()
+
+
+def functions_of(frames):
+    return {frame["function"] for frame in frames}
+
+
+@pytest.mark.filterwarnings("ignore:Transaction-based profiling is deprecated")
+@pytest.mark.parametrize("way", WAYS)
+def test_transaction_profile(init, profilers, way):
+    """One profile, of the transaction, that has seen the body."""
+    sentry = init(profiles_sample_rate=1.0)
+    serve_steps(way, busy)
+    root = sentry.root()
+    (profile,) = sentry.items("profile")
+    (transaction,) = profile["transactions"]
+    assert transaction["trace_id"] == root.trace_id
+    assert "profiler_must_see_this" in functions_of(profile["profile"]["frames"])
+
+
+@pytest.mark.skipif(not CONTINUOUS, reason="older SDK")
+@pytest.mark.parametrize("way", WAYS)
+def test_continuous_profile(init, profilers, lifecycle, way):
+    """The profiler runs while the body does, and stops with the transaction."""
+    sentry = init(lifecycle, profile_session_sample_rate=1.0, profile_lifecycle="trace")
+    serve_steps(way, busy)
+    root = sentry.root()
+    scheduler = sentry_sdk.profiler.continuous_profiler._scheduler
+    sentry.wait_for(lambda: not scheduler.running)
+    chunks = sentry.items("profile_chunk")
+    seen = [functions_of(chunk["profile"]["frames"]) for chunk in chunks]
+    assert "profiler_must_see_this" in set().union(*seen)
+    profiler_ids = {chunk["profiler_id"] for chunk in chunks}
+    assert len(profiler_ids) == 1
+    assert root.outcome == "completed"
+
+
+@pytest.mark.skipif(not CONTINUOUS, reason="older SDK")
+@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+def test_continuous_profile_of_a_stream_that_is_cancelled(init, profilers, lifecycle):
+    """A client that hangs up stops the profiler, too."""
+    sentry = init(lifecycle, profile_session_sample_rate=1.0, profile_lifecycle="trace")
+
+    async def body():
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.01)
+
+    async def view(request):
+        return StreamingHttpResponse(body())
+
+    async def main():
+        connection = Connection(serve_asgi(view))
+        await connection.sent(2)
+        connection.hang_up("error")
+        await connection.end()
+
+    asyncio.run(main())
+    assert sentry.root().outcome == "cancelled"
+    scheduler = sentry_sdk.profiler.continuous_profiler._scheduler
+    sentry.wait_for(lambda: not scheduler.running)
