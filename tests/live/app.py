@@ -1,4 +1,5 @@
-"""The Django project that the live tests run, in one file, and the WSGI application around it.
+"""The Django project that the live tests run, in one file, and what is served around it:
+`application` for WSGI servers, `asgi_application` for ASGI servers.
 
 Set up by environment variables, so that every server can run it the same way:
 
@@ -11,23 +12,34 @@ Set up by environment variables, so that every server can run it the same way:
     MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
     FILE              path of the file that /file/ serves
+    MIDDLEWARE        sync: the middleware does not know async, so Django adapts it
+    ROUTER            channels: ASGI requests come through a ProtocolTypeRouter
 
-A request may ask for what is done around Django, with the header `X-Around`: see `application`.
+A request may ask for what is done around Django, with the header `X-Around`: see `application`
+and `asgi_application`.
 """
 
 import asyncio
+import contextlib
+import contextvars
 import gc
+import http.client
 import inspect
 import io
 import json
+import logging
 import os
 import socket
 import time
+from urllib.parse import parse_qs
 
 import django
 import sentry_sdk
 import structlog
+from asgiref.local import Local
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
+from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
@@ -113,8 +125,28 @@ def plain(request):
     return HttpResponse(b"plain\n")
 
 
+async def plain_async(request):
+    await asyncio.sleep(0)
+    return HttpResponse(b"plain\n")
+
+
 def error(request):
     raise RuntimeError("in the view of " + request.headers["X-Request-Id"])
+
+
+async def error_async(request):
+    await asyncio.sleep(0)
+    raise RuntimeError("in the view of " + request.headers["X-Request-Id"])
+
+
+async def wait(request):
+    """The client has time to hang up before there is a response."""
+    try:
+        await at_gate_async(request)
+    except asyncio.CancelledError:
+        with span("cancelled"):
+            raise
+    return HttpResponse(b"waited\n")
 
 
 def stream(request):
@@ -160,6 +192,11 @@ def stream_async(request):
     return StreamingHttpResponse(body(), content_type="text/plain")
 
 
+async def stream_async_view(request):
+    await asyncio.sleep(0)
+    return stream_async(request)
+
+
 def stream_fails(request):
     def body():
         yield b"chunk 0\n"
@@ -178,6 +215,42 @@ def stream_async_fails(request):
         with span("fails"):
             raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"])
         yield b"never\n"
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+def label(request):
+    """Give an error something to carry: user, tag, breadcrumb."""
+    sentry_sdk.set_user({"id": "user of " + request.headers["X-Request-Id"]})
+    sentry_sdk.set_tag("tagged", "in the view")
+    sentry_sdk.add_breadcrumb(message="in the view")
+
+
+def fail_with_cause(request):
+    sentry_sdk.add_breadcrumb(message="in the body")
+    try:
+        raise LookupError("cause in " + request.headers["X-Request-Id"])
+    except LookupError as error:
+        raise RuntimeError("labelled in " + request.headers["X-Request-Id"]) from error
+
+
+def stream_labelled_fails(request):
+    label(request)
+
+    def body():
+        yield b"chunk 0\n"
+        fail_with_cause(request)
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+async def stream_async_labelled_fails(request):
+    label(request)
+
+    async def body():
+        yield b"chunk 0\n"
+        await asyncio.sleep(0)
+        fail_with_cause(request)
 
     return StreamingHttpResponse(body(), content_type="text/plain")
 
@@ -201,31 +274,263 @@ def stream_endless(request):
     return StreamingHttpResponse(body(), content_type="text/plain")
 
 
-def stream_not_modified(request):
-    return StreamingHttpResponse(iter([]), status=304)
+def stream_endless_async(request):
+    """Waits at the gate until it is cancelled; then chunks, of which nobody should see the last."""
 
-
-def stream_database(request):
-    def body():
-        with span("generator"), connection.cursor() as cursor:
-            cursor.execute("SELECT 42")
-            (value,) = cursor.fetchone()
-        yield b"%d\n" % value
+    async def body():
+        ended_by = "its end"
+        try:
+            yield b"first\n"
+            await at_gate_async(request)
+            for _ in range(1000):
+                yield b"x" * 65536
+                await asyncio.sleep(0.005)
+        except BaseException as error:
+            ended_by = type(error).__name__
+            raise
+        finally:
+            # A clean-up that takes more than one turn of the loop.
+            await asyncio.sleep(0)
+            with span("clean up after " + ended_by):
+                await asyncio.sleep(0)
 
     return StreamingHttpResponse(body(), content_type="text/plain")
 
 
+def stream_sized(request):
+    """Announces its length, and goes on when that is sent."""
+
+    async def body():
+        yield b"first\n"
+        yield b"last\n"
+        await at_gate_async(request)
+
+    headers = {"Content-Length": "11"}
+    return StreamingHttpResponse(body(), content_type="text/plain", headers=headers)
+
+
+def stream_not_modified(request):
+    return StreamingHttpResponse(iter([]), status=304)
+
+
+def query():
+    with span("generator"), connection.cursor() as cursor:
+        cursor.execute("SELECT 42")
+        (value,) = cursor.fetchone()
+    return b"%d\n" % value
+
+
+def stream_database(request):
+    def body():
+        yield query()
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+class RequestIdFilter(logging.Filter):
+    """The recipe of the logging cookbook: a context variable, and a filter that reads it."""
+
+    def filter(self, record):
+        record.request_id = request_id.get()
+        return True
+
+
+class Collected(logging.Handler):
+    """Keeps what it would write, for the request that asks for it."""
+
+    def emit(self, record):
+        record.args[0].append(self.format(record))
+
+
+request_id = contextvars.ContextVar("request_id", default="-")
+local = Local()
+logger = logging.getLogger("app")
+logger.propagate = False
+logger.setLevel(logging.INFO)
+logger.addHandler(Collected())
+logger.handlers[0].addFilter(RequestIdFilter())
+logger.handlers[0].setFormatter(logging.Formatter("%(request_id)s"))
+
+
+def log_context():
+    """What is bound here, by structlog, in a log record, in a Local; one JSON line."""
+    lines = []
+    logger.info("%s", lines)
+    seen = {
+        "structlog": structlog.contextvars.get_contextvars().get("request_id", "-"),
+        "logging": lines[0],
+        "local": getattr(local, "request_id", "-"),
+    }
+    return json.dumps(seen).encode() + b"\n"
+
+
+def stream_async_database(request):
+    """Async code that needs something that is sync, such as the ORM."""
+
+    async def body():
+        yield await sync_to_async(query)()
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+async def stream_async_view_database(request):
+    await asyncio.sleep(0)
+    return stream_async_database(request)
+
+
+async def stream_async_view_sync_body(request):
+    await asyncio.sleep(0)
+    return stream(request)
+
+
 def stream_log_context(request):
-    """What a log line written by the view, and one written by the generator, would carry."""
-    in_view = structlog.contextvars.get_contextvars()
+    """What a log line written by the view, and those written by the generator, would carry."""
+    in_view = log_context()
 
     def body():
-        yield json.dumps(in_view).encode() + b"\n"
-        yield json.dumps(structlog.contextvars.get_contextvars()).encode() + b"\n"
+        yield in_view
+        yield log_context()
+        at_gate(request)
+        yield log_context()
 
     async def body_async():
-        for chunk in body():
-            yield chunk
+        yield in_view
+        yield log_context()
+        await at_gate_async(request)
+        yield log_context()
+
+    chosen = body_async if "async" in request.GET else body
+    return StreamingHttpResponse(chosen(), content_type="text/plain")
+
+
+async def stream_log_context_async_view(request):
+    await asyncio.sleep(0)
+    return stream_log_context(request)
+
+
+def call_out(request):
+    """A request that the SDK's own integration for http.client traces."""
+    with span("calls out"):
+        connection = http.client.HTTPConnection("127.0.0.1", int(request.GET["port"]), timeout=30)
+        connection.request("GET", "/")
+        with contextlib.closing(connection):
+            return b"%d\n" % connection.getresponse().status
+
+
+def stream_calls_out(request):
+    """The generator makes a request of its own: itself, or in a thread."""
+
+    def body():
+        yield b"first\n"
+        yield call_out(request)
+
+    async def body_async():
+        yield b"first\n"
+        yield call_out(request)
+
+    async def body_in_thread():
+        yield b"first\n"
+        yield await asyncio.to_thread(call_out, request)
+
+    chosen = {"sync": body, "async": body_async, "thread": body_in_thread}[request.GET["from"]]
+    return StreamingHttpResponse(chosen(), content_type="text/plain")
+
+
+def stream_asyncio(request):
+    """What asyncio and anyio promise about tasks, seen from a generator; one line each."""
+    import anyio
+
+    async def value(result):
+        await asyncio.sleep(0)
+        return result
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def nested():
+        try:
+            yield b"nested"
+            yield b"never"
+        finally:
+            await asyncio.sleep(0)
+            closed.append("nested")
+
+    closed = []
+
+    async def body():
+        task = asyncio.current_task()
+        yield b"in a task: %r\n" % (task is not None)
+        yield b"still in it: %r\n" % (asyncio.current_task() is task)
+
+        token = request_id.set("of a step")
+        yield b"set: %s\n" % request_id.get().encode()
+        yield b"still set: %s\n" % request_id.get().encode()
+        request_id.reset(token)
+        yield b"reset: %s\n" % request_id.get().encode()
+
+        try:
+            await asyncio.wait_for(asyncio.sleep(20), 0.01)
+        except asyncio.TimeoutError:
+            yield b"wait_for: timed out\n"
+        yield b"gather: %r\n" % (await asyncio.gather(value(1), value(2)),)
+
+        if hasattr(asyncio, "timeout"):
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(20)
+            except TimeoutError:
+                yield b"timeout: timed out\n"
+            try:
+                # Its steps are in one task, so that this can be done, wise or not.
+                async with asyncio.timeout(0.01):
+                    yield b"within a timeout\n"
+                    await asyncio.sleep(20)
+            except TimeoutError:
+                yield b"timeout around a yield: timed out\n"
+            async with asyncio.TaskGroup() as group:
+                first = group.create_task(value(1))
+                yield b"within a task group\n"
+            yield b"task group: %r\n" % first.result()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fails())
+                    await asyncio.sleep(20)
+            except BaseException as error:
+                yield b"task group fails: %s\n" % type(error).__name__.encode()
+
+        with anyio.move_on_after(0.01) as cancel_scope:
+            await anyio.sleep(20)
+        yield b"anyio.move_on_after: %r\n" % cancel_scope.cancelled_caught
+        with anyio.CancelScope() as cancel_scope:
+            yield b"within an anyio.CancelScope\n"
+            cancel_scope.cancel()
+            await anyio.sleep(20)
+        yield b"anyio.CancelScope: %r\n" % cancel_scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            group.start_soon(value, 1)
+            yield b"within an anyio task group\n"
+        yield b"anyio thread: %d\n" % await anyio.to_thread.run_sync(lambda: 1)
+
+        generator = nested()
+        yield await generator.__anext__() + b"\n"
+        await generator.aclose()
+        yield b"closed: %s\n" % ", ".join(closed).encode()
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+def echo(request):
+    """The request's body, as a stream."""
+    content = request.body
+
+    def body():
+        yield b"%d bytes\n" % len(content)
+        yield content
+
+    async def body_async():
+        yield b"%d bytes\n" % len(content)
+        yield content
 
     chosen = body_async if "async" in request.GET else body
     return StreamingHttpResponse(chosen(), content_type="text/plain")
@@ -241,33 +546,71 @@ def file_in_memory(request):
 
 urlpatterns = [
     path("plain/", plain),
+    path("plain-async/", plain_async),
     path("error/", error),
+    path("error-async/", error_async),
+    path("wait/", wait),
     path("stream/", stream),
     path("stream-many-spans/", stream_many_spans),
     path("stream-async/", stream_async),
+    path("stream-async-view/", stream_async_view),
     path("stream-fails/", stream_fails),
     path("stream-async-fails/", stream_async_fails),
+    path("stream-labelled-fails/", stream_labelled_fails),
+    path("stream-async-labelled-fails/", stream_async_labelled_fails),
     path("stream-endless/", stream_endless),
+    path("stream-endless-async/", stream_endless_async),
+    path("stream-sized/", stream_sized),
     path("stream-not-modified/", stream_not_modified),
     path("stream-database/", stream_database),
+    path("stream-async-database/", stream_async_database),
+    path("stream-async-view-database/", stream_async_view_database),
+    path("stream-async-view-sync-body/", stream_async_view_sync_body),
     path("stream-log-context/", stream_log_context),
+    path("stream-log-context-async-view/", stream_log_context_async_view),
+    path("stream-calls-out/", stream_calls_out),
+    path("stream-asyncio/", stream_asyncio),
+    path("echo/", echo),
     path("file/", file),
     path("file-in-memory/", file_in_memory),
 ]
 
 
+@contextlib.contextmanager
+def bound(name):
+    """Bind a request's id in each way that log lines get it, and undo that."""
+    token = request_id.set(name)
+    local.request_id = name
+    try:
+        with structlog.contextvars.bound_contextvars(request_id=name):
+            yield
+    finally:
+        del local.request_id
+        request_id.reset(token)
+
+
 class BindLogContext:
-    """What most structlog middleware does: bind around the view. A generator runs after that."""
+    """What most logging middleware does: bind around the view. A generator runs after that."""
+
+    async_capable = os.environ.get("MIDDLEWARE") != "sync"
 
     def __init__(self, get_response):
         self.get_response = get_response
+        if self.async_capable and iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+            self.respond = self.respond_async
 
     def __call__(self, request):
         name = request.headers.get("X-Log-Context")
-        if not name:
+        return self.respond(request, bound(name) if name else contextlib.nullcontext())
+
+    def respond(self, request, binding):
+        with binding:
             return self.get_response(request)
-        with structlog.contextvars.bound_contextvars(request_id=name):
-            return self.get_response(request)
+
+    async def respond_async(self, request, binding):
+        with binding:
+            return await self.get_response(request)
 
 
 settings.configure(
@@ -289,6 +632,11 @@ if os.environ.get("DSN") and INTEGRATION != "none":
 django.setup()
 
 django_application = get_wsgi_application()
+django_asgi_application = get_asgi_application()
+if os.environ.get("ROUTER") == "channels":
+    from channels.routing import ProtocolTypeRouter
+
+    django_asgi_application = ProtocolTypeRouter({"http": django_asgi_application})
 
 
 # -- around Django
@@ -334,3 +682,70 @@ def _drop(environ, start_response, started):
     gc.collect()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "8")])
     return [b"dropped\n"]
+
+
+async def asgi_application(scope, receive, send):
+    """Django, and what the `X-Around` header asks for around it:
+
+    stock         sentry_sdk's own SentryAsgiMiddleware
+    ours          vendored_integration's SentryMiddleware
+    stuck         a server whose send() of the second chunk never returns; it tells the gate
+    disconnect    a server that tells the gate when the application knows that the client has gone
+
+    `/-/flush` as in `application`.
+    """
+    if scope["type"] != "http":
+        await django_asgi_application(scope, receive, send)
+        return
+    if scope["path"] == "/-/flush":
+        gc.collect()
+        await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+        return
+    around = dict(scope["headers"]).get(b"x-around")
+    application = django_asgi_application
+    if around == b"stock":
+        from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
+
+        application = SentryAsgiMiddleware(application)
+    elif around == b"ours":
+        from vendored_integration.asgi import SentryMiddleware
+
+        application = SentryMiddleware(application)
+    elif around == b"stuck":
+        send = _stuck(send, int(parse_qs(scope["query_string"])[b"stuck"][0]))
+    elif around == b"disconnect":
+        receive = _disconnect(receive, int(parse_qs(scope["query_string"])[b"gone"][0]))
+    else:
+        assert around is None, around
+    await application(scope, receive, send)
+
+
+def _stuck(send, gate):
+    chunks = 0
+
+    async def stuck(message):
+        nonlocal chunks
+        if message["type"] == "http.response.body":
+            chunks += 1
+            if chunks == 2:
+                _, writer = await asyncio.open_connection("127.0.0.1", gate)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    writer.close()
+        await send(message)
+
+    return stuck
+
+
+def _disconnect(receive, gate):
+    async def tell():
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            _, writer = await asyncio.open_connection("127.0.0.1", gate)
+            writer.close()
+        return message
+
+    return tell

@@ -1,8 +1,10 @@
 """The client's side: requests over a real connection, hang-ups, and gates."""
 
 import http.client
+import http.server
 import socket
 import struct
+import threading
 from types import TracebackType
 from typing import Dict, List, NamedTuple, Optional, Tuple, Type
 
@@ -32,9 +34,16 @@ class Open:
     """
 
     def __init__(
-        self, port: int, path: str, headers: Optional[Dict[str, str]] = None, method: str = "GET"
+        self,
+        port: int,
+        path: str,
+        headers: Optional[Dict[str, str]] = None,
+        method: str = "GET",
+        body: bytes = b"",
     ) -> None:
         lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: close"]
+        if body:
+            lines += [f"Content-Length: {len(body)}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         # Not an HTTPConnection: where the SDK is in use in this process as well, it would add
@@ -42,7 +51,7 @@ class Open:
         self._response = http.client.HTTPResponse(self._socket, method=method)
         self._begun = False
         try:
-            self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
+            self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         except BaseException:
             self.close()
             raise
@@ -133,3 +142,38 @@ class Gate:
         if self._peer is not None:
             self._peer.close()
         self._listener.close()
+
+
+class Recorder:
+    """An HTTP server that answers 200, and keeps the headers that it was sent."""
+
+    def __init__(self) -> None:
+        #: Of each request, with names in lower case.
+        self.headers: List[Dict[str, str]] = []
+        recorder = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                recorder.headers.append({name.lower(): v for name, v in self.headers.items()})
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> "Recorder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,4 +1,5 @@
-"""The live tests: one body of scenarios for nine real WSGI servers, in both span lifecycles.
+"""The live tests: one body of scenarios for thirteen real servers, WSGI and ASGI, in both
+span lifecycles.
 
 Nothing is looked up inside a server: what counts is what Sentry (the sink) and the client received.
 
@@ -21,7 +22,14 @@ from sentry_sdk.integrations import django
 from servers import SERVERS, missing
 
 # The lifecycles differ in the SDK's own code, not in the server's: one server of each kind.
-STREAM_LIFECYCLE = ["gunicorn-gthread", "uwsgi-threads", "wsgiref"]
+STREAM_LIFECYCLE = [
+    "gunicorn-gthread",
+    "uwsgi-threads",
+    "wsgiref",
+    "uvicorn-httptools",
+    "hypercorn",
+    "daphne",
+]
 
 PARAMETERS = [(name, "static") for name in SERVERS] + [
     (name, "stream") for name in STREAM_LIFECYCLE

@@ -1,12 +1,15 @@
 """A server that runs the test app, the Sentry that it reports to, and what a test asks of both."""
 
+import contextlib
+import http.client
 import os
+import re
 import uuid
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 import pytest
-from client import Open, Response, fetch
+from client import TIMEOUT, Open, Response, fetch
 from relay import complaints
 from seen import Trace, transactions
 from servers import Process, Server
@@ -70,8 +73,9 @@ class Running:
         request_id: str,
         method: str = "GET",
         headers: Optional[Dict[str, str]] = None,
+        body: bytes = b"",
     ) -> Open:
-        return Open(self.port, path, {"X-Request-Id": request_id, **(headers or {})}, method)
+        return Open(self.port, path, {"X-Request-Id": request_id, **(headers or {})}, method, body)
 
     def fetch(
         self,
@@ -79,9 +83,33 @@ class Running:
         request_id: str,
         method: str = "GET",
         headers: Optional[Dict[str, str]] = None,
+        body: bytes = b"",
     ) -> Response:
-        with self.open(path, request_id, method, headers) as response:
+        with self.open(path, request_id, method, headers, body) as response:
             return response.read()
+
+    def fetch_failing(
+        self, path: str, request_id: str, method: str = "GET", body: bytes = b""
+    ) -> bytes:
+        """What there is of the body of a stream that fails after its first chunk."""
+        with self.open(path, request_id, method, body=body) as response:
+            if self.server.ends_failed:
+                return response.read().body
+            # And logs the error later than others.
+            self.process.wait_for_output(
+                [re.compile("Exception inside application: .*" + request_id)]
+            )
+            return b""
+
+    def fetch_on_one_connection(self, path: str, request_ids: List[str]) -> List[bytes]:
+        """The bodies of requests that are made one after the other."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        with contextlib.closing(connection):
+            bodies = []
+            for request_id in request_ids:
+                connection.request("GET", path, headers={"X-Request-Id": request_id})
+                bodies.append(connection.getresponse().read())
+            return bodies
 
     def flush(self) -> None:
         """Let the SDK send all it has.
@@ -160,6 +188,16 @@ class Live:
     def other(self, integration: str) -> Running:
         """The same with another integration: stock, or none."""
         return self._get(integration, integration=integration)
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[Running]:
+        """One that has just been started."""
+        directory = self._tmp_path_factory.mktemp("fresh")
+        running = Running(self.server, directory, lifecycle=self.lifecycle)
+        try:
+            yield running
+        finally:
+            running.stop()
 
     @property
     def running(self) -> Dict[str, Running]:

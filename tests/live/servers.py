@@ -1,4 +1,4 @@
-"""Nine WSGI servers, each in a process of its own, on a port of its own."""
+"""Nine WSGI and four ASGI servers, each in a process of its own, on a port of its own."""
 
 import contextlib
 import importlib.util
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from types import MappingProxyType
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional
 
 HERE = Path(__file__).resolve().parent
 
@@ -18,12 +19,23 @@ HERE = Path(__file__).resolve().parent
 class Server(NamedTuple):
     """How to start a server, and what can be expected of it."""
 
-    needs: str  # the module that has to be installed
+    needs: str  # the modules that have to be installed, with spaces between
     command: Callable[[], List[str]]
     # Answers a second request while a response is open.
     concurrent: bool
     # Runs threads that the application starts, also while it waits for a request.
     threads: bool = True
+    interface: str = "wsgi"
+    # A write waits until the client has read; without, all of a response is buffered.
+    backpressure: bool = True
+    # Runs requests in threads, or in one event loop. Greenlets share their thread's one loop:
+    # of two requests at the same time only one can be in async code, nor may that use sync_to_async.
+    asyncio: bool = True
+    # Closes the connection when the application has failed in mid-stream; without, the
+    # client waits for ever.
+    ends_failed: bool = True
+    # For the test app.
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 def _gunicorn(*arguments: str) -> Callable[[], List[str]]:
@@ -57,6 +69,17 @@ def _runner(name: str) -> Callable[[], List[str]]:
     return lambda: [sys.executable, str(HERE / "serve.py"), name]
 
 
+def _module(name: str, *arguments: str) -> Callable[[], List[str]]:
+    return lambda: [sys.executable, "-m", name, *arguments]
+
+
+def _uvicorn(http: str) -> Callable[[], List[str]]:
+    return _module(
+        *("uvicorn", "app:asgi_application", "--host", "127.0.0.1", "--port", "0"),
+        *("--http", http, "--loop", "asyncio", "--timeout-graceful-shutdown", "5"),
+    )
+
+
 def _find(program: str) -> Optional[str]:
     """Next to the interpreter first: the environment need not be activated."""
     beside = Path(sys.executable).parent / program
@@ -66,7 +89,9 @@ def _find(program: str) -> Optional[str]:
 SERVERS: Dict[str, Server] = {
     "gunicorn-sync": Server("gunicorn", _gunicorn(), concurrent=False),
     "gunicorn-gthread": Server("gunicorn", _gunicorn("--threads", "4"), concurrent=True),
-    "gunicorn-gevent": Server("gevent", _gunicorn("--worker-class", "gevent"), concurrent=True),
+    "gunicorn-gevent": Server(
+        "gevent", _gunicorn("--worker-class", "gevent"), concurrent=True, asyncio=False
+    ),
     "gunicorn-preload": Server(
         "gunicorn", _gunicorn("--threads", "4", "--preload"), concurrent=True
     ),
@@ -79,9 +104,32 @@ SERVERS: Dict[str, Server] = {
     "waitress": Server("waitress", _runner("waitress"), concurrent=True),
     "cheroot": Server("cheroot", _runner("cheroot"), concurrent=True),
     "wsgiref": Server("wsgiref", _runner("wsgiref"), concurrent=False),
+    "uvicorn-h11": Server("uvicorn h11", _uvicorn("h11"), concurrent=True, interface="asgi"),
+    "uvicorn-httptools": Server(
+        "uvicorn httptools", _uvicorn("httptools"), concurrent=True, interface="asgi"
+    ),
+    "hypercorn": Server(
+        "hypercorn",
+        _module(
+            *("hypercorn", "app:asgi_application", "--bind", "127.0.0.1:0"),
+            *("--worker-class", "asyncio", "--graceful-timeout", "5"),
+        ),
+        concurrent=True,
+        interface="asgi",
+        environment=MappingProxyType({"MIDDLEWARE": "sync"}),
+    ),
+    "daphne": Server(
+        "daphne channels",
+        _module("daphne", "-b", "127.0.0.1", "-p", "0", "app:asgi_application"),
+        concurrent=True,
+        interface="asgi",
+        backpressure=False,
+        ends_failed=False,
+        environment=MappingProxyType({"ROUTER": "channels"}),
+    ),
 }
 
-# Not among the nine: for the tests of what uWSGI does with files.
+# Not among these: for the tests of what uWSGI does with files.
 UWSGI_OFFLOAD = Server(
     "uwsgi", _uwsgi("--enable-threads", "--offload-threads", "1"), concurrent=False
 )
@@ -91,13 +139,18 @@ def missing(server: Server) -> Optional[str]:
     """Why this server cannot run here, or nothing."""
     if server.needs == "uwsgi":
         return None if _find("uwsgi") else "no uwsgi here"
-    return None if importlib.util.find_spec(server.needs) else f"no {server.needs} here"
+    for module in server.needs.split():
+        if not importlib.util.find_spec(module):
+            return f"no {module} here"
+    return None
 
 
 _LISTENING = [
     re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)"),  # gunicorn
     re.compile(r"bound to TCP address 127\.0\.0\.1:(\d+)"),  # uWSGI
     re.compile(r"listening on port (\d+)"),  # serve.py
+    re.compile(r"unning on http://127\.0\.0\.1:(\d+)"),  # uvicorn, hypercorn
+    re.compile(r"Listening on TCP address 127\.0\.0\.1:(\d+)"),  # daphne
 ]
 
 
@@ -133,6 +186,7 @@ class Process:
                 },
                 "PYTHONPATH": str(HERE),
                 "PYTHONUNBUFFERED": "1",
+                **server.environment,
                 **environment,
             },
             stdin=subprocess.DEVNULL,

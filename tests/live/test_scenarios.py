@@ -7,9 +7,11 @@ from collections import Counter
 from typing import Dict, List
 
 import pytest
-from client import Gate
+from client import Gate, Recorder, Response
 from running import FILE_CONTENT, Live, Running
 from seen import Trace, errors
+
+STREAMS = ["/stream/", "/stream-async/", "/stream-async-view/", "/stream-async-view-sync-body/"]
 
 STREAM_TIMES = [
     "http.response.stream.time_to_first_chunk",
@@ -24,6 +26,17 @@ def check_status(live: Live, trace: Trace, static: str, stream: str = "ok") -> N
     assert trace.status == (stream if live.lifecycle == "stream" else static)
 
 
+def need_concurrency(live: Live, path: str) -> None:
+    if not live.server.concurrent:
+        pytest.skip("one request at a time")
+    need_asyncio(live, path)
+
+
+def need_asyncio(live: Live, path: str) -> None:
+    if "async" in path and not live.server.asyncio:
+        pytest.skip("greenlets and asyncio")
+
+
 def check_chunk_spans(trace: Trace, count: int) -> None:
     for index in range(count):
         span = trace.named(f"chunk {index}")
@@ -31,12 +44,13 @@ def check_chunk_spans(trace: Trace, count: int) -> None:
         assert trace.start <= span.start <= span.end <= trace.end
 
 
-@pytest.mark.parametrize("path", ["/stream/", "/stream-async/"])
+@pytest.mark.parametrize("path", STREAMS)
 def test_complete_stream(live: Live, request_id: str, path: str) -> None:
     """The spans of a generator are the transaction's children; it lasts until the end.
 
     Stock ends the transaction before the first chunk: the spans are lost, and the
-    duration is the view's. So for an async generator, which Django runs in a loop.
+    duration is the view's. So for an async generator, which Django runs in a loop under
+    WSGI; and for a sync one under ASGI, which it runs to its end in a thread.
     """
     sent_at = time.monotonic()
     with Gate() as gate, live.main.open(f"{path}?n=3&gate={gate.port}", request_id) as response:
@@ -64,7 +78,7 @@ def test_complete_stream(live: Live, request_id: str, path: str) -> None:
     assert trace.data["http.response.stream.produce_time"] >= held
 
 
-@pytest.mark.parametrize("path", ["/stream/", "/stream-async/"])
+@pytest.mark.parametrize("path", STREAMS)
 def test_streams_one_after_the_other(live: Live, path: str) -> None:
     """Nothing of a request is left in its thread for the next one."""
     request_ids = [uuid.uuid4().hex for _ in range(3)]
@@ -76,16 +90,16 @@ def test_streams_one_after_the_other(live: Live, path: str) -> None:
         check_chunk_spans(trace, 3)
 
 
-def test_streams_at_the_same_time(live: Live) -> None:
+@pytest.mark.parametrize("path", STREAMS)
+def test_streams_at_the_same_time(live: Live, path: str) -> None:
     """Two open streams in one process keep their spans apart."""
-    if not live.server.concurrent:
-        pytest.skip("one request at a time")
+    need_concurrency(live, path)
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     with Gate() as first_gate, Gate() as second_gate, live.main.open(
-        f"/stream/?n=2&gate={first_gate.port}", first
+        f"{path}?n=2&gate={first_gate.port}", first
     ) as first_response:
         first_gate.wait_until_reached()
-        with live.main.open(f"/stream/?n=3&gate={second_gate.port}", second) as second_response:
+        with live.main.open(f"{path}?n=3&gate={second_gate.port}", second) as second_response:
             second_gate.wait_until_reached()
             first_gate.open()
             first_response.read()
@@ -99,9 +113,10 @@ def test_streams_at_the_same_time(live: Live) -> None:
         assert trace.outcome == "completed"
 
 
-def test_response_that_is_not_a_stream(live: Live, request_id: str) -> None:
+@pytest.mark.parametrize("path", ["/plain/", "/plain-async/"])
+def test_response_that_is_not_a_stream(live: Live, request_id: str, path: str) -> None:
     """An ordinary response has an ordinary transaction, with no data about streaming."""
-    assert live.main.fetch("/plain/", request_id).body == b"plain\n"
+    assert live.main.fetch(path, request_id).body == b"plain\n"
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "ok")
     assert [name for name in trace.data if "response.stream." in name] == []
@@ -124,28 +139,56 @@ def test_error_in_mid_stream(live: Live, request_id: str, path: str) -> None:
     The server's own logger reports the error, too. The SDK must recognise it as the one
     that it has seen, whatever context each of them ran in.
     """
-    received = live.main.fetch(path, request_id)
-    assert b"never" not in received.body
+    assert b"never" not in live.main.fetch_failing(path, request_id)
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "internal_error", "error")
     assert trace.outcome == "failed"
     check_one_error(live, trace, "in mid-stream of " + request_id)
 
 
-def test_frames_of_an_error(live: Live, request_id: str) -> None:
+@pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])
+def test_frames_of_an_error(live: Live, request_id: str, path: str) -> None:
     """An error's stack trace has no frame of the integration: Sentry groups by frames."""
-    live.main.fetch("/stream-fails/", request_id)
+    live.main.fetch_failing(path, request_id)
     live.main.the_transaction(request_id)
     (event,) = errors(live.main.sink, "in mid-stream of " + request_id)
-    (value,) = event["exception"]["values"]
+    # Where Django itself was handling an error, that comes before.
+    value = event["exception"]["values"][-1]
     modules = [frame["module"] for frame in value["stacktrace"]["frames"]]
     assert value["stacktrace"]["frames"][-1]["function"] == "body"
     assert [name for name in modules if name.startswith(("sentry", "vendored"))] == []
 
 
-def test_error_in_the_view(live: Live, request_id: str) -> None:
+@pytest.mark.parametrize("path", ["/stream-labelled-fails/", "/stream-async-labelled-fails/"])
+def test_what_an_error_in_mid_stream_carries(live: Live, request_id: str, path: str) -> None:
+    """The request, what the view has said about it, and the error's chain of causes."""
+    live.main.fetch_failing(path + "?page=2", request_id, "POST", b'{"posted": 1}')
+    trace = live.main.the_transaction(request_id)
+    check_one_error(live, trace, "labelled in " + request_id)
+    (event,) = errors(live.main.sink, "labelled in " + request_id)
+    request = event["request"]
+    assert request["method"] == "POST"
+    assert request["url"].endswith(path)
+    assert request["query_string"] == "page=2"
+    assert request["data"] == {"posted": 1}
+    assert event["user"]["id"] == "user of " + request_id
+    assert event["tags"]["tagged"] == "in the view"
+    crumbs = [crumb.get("message") for crumb in event["breadcrumbs"]["values"]]
+    assert [crumb for crumb in crumbs if crumb in ("in the view", "in the body")] == [
+        "in the view",
+        "in the body",
+    ]
+    # Where Django itself was handling an error, that comes before.
+    assert [(value["type"], value["value"]) for value in event["exception"]["values"][-2:]] == [
+        ("LookupError", "cause in " + request_id),
+        ("RuntimeError", "labelled in " + request_id),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/error/", "/error-async/"])
+def test_error_in_the_view(live: Live, request_id: str, path: str) -> None:
     """What stock gets right stays right: an error before there is a response."""
-    assert live.main.fetch("/error/", request_id).status == 500
+    assert live.main.fetch(path, request_id).status == 500
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "internal_error", "error")
     check_one_error(live, trace, "in the view of " + request_id)
@@ -153,6 +196,8 @@ def test_error_in_the_view(live: Live, request_id: str) -> None:
 
 def test_client_hangs_up(live: Live, request_id: str) -> None:
     """The server's write fails, it closes the response early: `cancelled`, no error."""
+    if live.server.interface == "asgi":
+        pytest.skip("see test_asgi.py: Django runs such a body to its end first")
     with Gate() as gate, live.main.open(
         f"/stream-endless/?gate={gate.port}", request_id
     ) as response:
@@ -173,7 +218,7 @@ def test_client_hangs_up(live: Live, request_id: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("path", ["/stream/", "/stream-async/", "/file/"])
+@pytest.mark.parametrize("path", [*STREAMS, "/file/"])
 def test_head(live: Live, request_id: str, path: str) -> None:
     """A server need not iterate the body for HEAD; that is no hang-up."""
     assert live.main.fetch(path, request_id, method="HEAD").body == b""
@@ -192,7 +237,10 @@ def test_not_modified(live: Live, request_id: str) -> None:
 
 @pytest.mark.parametrize("path", ["/file/", "/file-in-memory/"])
 def test_file(live: Live, request_id: str, path: str) -> None:
-    """A file goes through the server's `wsgi.file_wrapper`; the transaction ends after it."""
+    """A file goes through the server's `wsgi.file_wrapper`; the transaction ends after it.
+
+    Under ASGI it goes through memory.
+    """
     with live.main.open(path, request_id) as response:
         response.read_headers()
         # The server cannot have sent a large file while nobody reads. The time between is
@@ -205,17 +253,18 @@ def test_file(live: Live, request_id: str, path: str) -> None:
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "ok")
     assert trace.outcome == "completed"
-    if path == "/file/":
+    if path == "/file/" and live.server.backpressure:
         assert trace.end >= unread_until
 
 
-def test_deadline(live: Live, request_id: str) -> None:
+@pytest.mark.parametrize("path", STREAMS)
+def test_deadline(live: Live, request_id: str, path: str) -> None:
     """A stream is open longer than `response_timeout`: its transaction arrives meanwhile.
 
     It arrives once: what happens at close() changes nothing any more.
     """
     with Gate() as gate, live.impatient.open(
-        f"/stream/?n=2&gate={gate.port}", request_id
+        f"{path}?n=2&gate={gate.port}", request_id
     ) as response:
         gate.wait_until_reached()
         if live.server.threads:
@@ -234,16 +283,16 @@ def test_deadline(live: Live, request_id: str) -> None:
         assert after_close.outcome in ("timed_out", "completed")
 
 
-def test_too_many_open_responses(live: Live) -> None:
+@pytest.mark.parametrize("path", STREAMS)
+def test_too_many_open_responses(live: Live, path: str) -> None:
     """At more than `max_open_responses` the oldest is `evicted`; its stream goes on."""
-    if not live.server.concurrent:
-        pytest.skip("one request at a time")
+    need_concurrency(live, path)
     oldest, newest = uuid.uuid4().hex, uuid.uuid4().hex
     with Gate() as oldest_gate, Gate() as newest_gate, live.crowded.open(
-        f"/stream/?gate={oldest_gate.port}", oldest
+        f"{path}?gate={oldest_gate.port}", oldest
     ) as oldest_response:
         oldest_gate.wait_until_reached()
-        with live.crowded.open(f"/stream/?gate={newest_gate.port}", newest) as newest_response:
+        with live.crowded.open(f"{path}?gate={newest_gate.port}", newest) as newest_response:
             newest_gate.wait_until_reached()
             trace = live.crowded.wait_for_transaction(oldest)
             check_status(live, trace, "aborted")
@@ -259,6 +308,8 @@ def test_too_many_open_responses(live: Live) -> None:
 @pytest.mark.parametrize("around", ["drop", "drop-started"])
 def test_abandoned_response(live: Live, request_id: str, around: str) -> None:
     """A middleware forgets the response without close(): its transaction is not lost."""
+    if live.server.interface == "asgi":
+        pytest.skip("there is no response to forget")
     received = live.main.fetch("/stream/", request_id, headers={"X-Around": around})
     assert received.body == b"dropped\n"
     trace = live.main.the_transaction(request_id)
@@ -268,35 +319,104 @@ def test_abandoned_response(live: Live, request_id: str, around: str) -> None:
 
 
 @pytest.mark.parametrize("around", ["stock", "ours"])
-@pytest.mark.parametrize("path", ["/plain/", "/stream/"])
+@pytest.mark.parametrize("path", ["/plain/", *STREAMS])
 def test_middleware_around_django(live: Live, request_id: str, path: str, around: str) -> None:
-    """With a SentryWsgiMiddleware around Django, of either kind: one transaction."""
+    """With a middleware of Sentry around Django, the SDK's or ours: one transaction."""
     received = live.main.fetch(path, request_id, headers={"X-Around": around})
     assert received.status == 200
     trace = live.main.the_transaction(request_id)
     assert trace.name == path
-    if path == "/stream/" and around == "ours":
+    if path in STREAMS and around == "ours":
         check_chunk_spans(trace, 3)
 
 
-@pytest.mark.parametrize("path", ["/stream-log-context/", "/stream-log-context/?async"])
+LOG_CONTEXTS = [
+    "/stream-log-context/?",
+    "/stream-log-context/?async&",
+    "/stream-log-context-async-view/?",
+    "/stream-log-context-async-view/?async&",
+]
+
+
+def log_context(name: str) -> List[Dict[str, str]]:
+    """What is seen by the view and by two steps of the generator if this is bound."""
+    return [dict.fromkeys(["structlog", "logging", "local"], name)] * 3
+
+
+def lines_of(response: Response) -> List[Dict[str, str]]:
+    return [json.loads(line) for line in response.body.splitlines()]
+
+
+@pytest.mark.parametrize("path", LOG_CONTEXTS)
 def test_log_context(live: Live, request_id: str, path: str) -> None:
     """A generator sees what a middleware bound around the view; the next one does not."""
-
-    def seen_by_view_and_generator(headers: Dict[str, str]) -> List[Dict[str, str]]:
-        body = live.main.fetch(path, request_id, headers=headers).body
-        return [json.loads(line) for line in body.splitlines()]
-
-    seen = seen_by_view_and_generator({"X-Log-Context": "mine"})
-    assert seen == [{"request_id": "mine"}, {"request_id": "mine"}]
+    bound = live.main.fetch(path, request_id, headers={"X-Log-Context": "mine"})
+    assert lines_of(bound) == log_context("mine")
     # Often enough to meet every thread of the server.
     for _ in range(8):
-        assert seen_by_view_and_generator({}) == [{}, {}]
+        assert lines_of(live.main.fetch(path, request_id)) == log_context("-")
 
 
-def test_query_in_a_generator(live: Live, request_id: str) -> None:
-    """A query that a generator makes is a child of the span around it."""
-    assert live.main.fetch("/stream-database/", request_id).body == b"42\n"
+@pytest.mark.parametrize("path", LOG_CONTEXTS)
+def test_log_contexts_at_the_same_time(live: Live, path: str) -> None:
+    """Two generators, with steps in turn, keep their bindings apart; under ASGI in one thread."""
+    need_concurrency(live, path)
+    with Gate() as first_gate, Gate() as second_gate, live.main.open(
+        f"{path}gate={first_gate.port}", uuid.uuid4().hex, headers={"X-Log-Context": "first"}
+    ) as first_response:
+        first_gate.wait_until_reached()
+        with live.main.open(
+            f"{path}gate={second_gate.port}", uuid.uuid4().hex, headers={"X-Log-Context": "second"}
+        ) as second_response:
+            second_gate.wait_until_reached()
+            first_gate.open()
+            assert lines_of(first_response.read()) == log_context("first")
+            second_gate.open()
+            assert lines_of(second_response.read()) == log_context("second")
+
+
+@pytest.mark.parametrize("caller", ["sync", "async", "thread"])
+def test_request_made_by_a_generator(live: Live, request_id: str, caller: str) -> None:
+    """The trace headers of an outgoing request name the body's trace, and a span of it."""
+    with Recorder() as recorder:
+        path = f"/stream-calls-out/?from={caller}&port={recorder.port}"
+        assert live.main.fetch(path, request_id).body == b"first\n200\n"
+    trace = live.main.the_transaction(request_id)
+    (headers,) = recorder.headers
+    trace_id, parent_id, sampled = headers["sentry-trace"].split("-")
+    assert (trace_id, sampled) == (trace.trace_id, "1")
+    (calling,) = [span for span in trace.spans if span.span_id == parent_id]
+    assert calling.op == "http.client"
+    assert calling.parent_span_id == trace.named("calls out").span_id
+    assert trace.named("calls out").parent_span_id == trace.span_id
+    baggage = dict(item.split("=") for item in headers["baggage"].replace(" ", "").split(","))
+    assert baggage["sentry-trace_id"] == trace.trace_id
+
+
+@pytest.mark.parametrize("query", ["", "?async"])
+def test_request_with_a_body(live: Live, request_id: str, query: str) -> None:
+    """The view reads what is posted, and streams it back."""
+    content = b'{"posted": "' + b"x" * 50_000 + b'"}'
+    received = live.main.fetch("/echo/" + query, request_id, method="POST", body=content)
+    assert received.body == b"%d bytes\n" % len(content) + content
+    trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "ok")
+    assert trace.outcome == "completed"
+    assert trace.data["http.response.stream.chunks"] == 2
+    assert trace.data["http.response.body.size"] == len(received.body)
+
+
+@pytest.mark.parametrize(
+    "path", ["/stream-database/", "/stream-async-database/", "/stream-async-view-database/"]
+)
+def test_query_in_a_generator(live: Live, request_id: str, path: str) -> None:
+    """A query that a generator makes is a child of the span around it.
+
+    An async one makes it with asgiref's `sync_to_async`, as the ORM's async methods do;
+    what that needs to know of the request is in the context, too.
+    """
+    need_asyncio(live, path)
+    assert live.main.fetch(path, request_id).body == b"42\n"
     trace = live.main.the_transaction(request_id)
     assert trace.named("generator").parent_span_id == trace.span_id
     assert trace.named("SELECT 42").parent_span_id == trace.named("generator").span_id
@@ -342,9 +462,12 @@ def test_session(live: Live, request_id: str) -> None:
 def test_session_of_a_stream_that_fails(live: Live) -> None:
     """It counts as the session of a view that fails."""
     counts = []
-    for path in "/error/", "/stream-fails/":
+    for path, fetch in (
+        ("/error/", live.main.fetch),
+        ("/stream-fails/", live.main.fetch_failing),
+    ):
         forget_sessions(live.main)
-        live.main.fetch(path, uuid.uuid4().hex)
+        fetch(path, uuid.uuid4().hex)
         counts.append(wait_for_session(live.main))
     assert counts[0] == counts[1]
     assert counts[0] != {"exited": 1}
@@ -360,10 +483,17 @@ def test_session_of_a_stream_that_fails(live: Live) -> None:
         ("GET", "/stream/"),
         ("HEAD", "/stream/"),
         ("GET", "/stream-async/"),
+        ("HEAD", "/stream-async/"),
+        ("GET", "/stream-async-view/"),
+        ("GET", "/plain-async/"),
+        ("GET", "/error-async/"),
         ("GET", "/stream-fails/"),
         ("GET", "/stream-async-fails/"),
         ("GET", "/stream-not-modified/"),
         ("GET", "/stream-database/"),
+        ("GET", "/stream-async-database/"),
+        ("GET", "/stream-async-view-database/"),
+        ("GET", "/stream-async-view-sync-body/"),
         ("GET", "/file/"),
         ("HEAD", "/file/"),
         ("GET", "/file-in-memory/"),
@@ -371,6 +501,8 @@ def test_session_of_a_stream_that_fails(live: Live) -> None:
 )
 def test_client_receives_the_same(live: Live, request_id: str, method: str, path: str) -> None:
     """Status, headers and body are those without Sentry, and those with stock."""
+    if path.endswith("fails/") and not live.server.ends_failed:
+        pytest.skip("the client waits for ever, with and without Sentry")
     received = live.main.fetch(path, request_id, method)
     for integration in "none", "stock":
         other = live.other(integration).fetch(path, request_id, method)

@@ -1,0 +1,207 @@
+"""What there is only under ASGI: cancelled tasks, asyncio's own context, `lifespan`."""
+
+import re
+import uuid
+
+import pytest
+from client import Gate
+from running import Live
+from test_scenarios import STREAMS, check_one_error, check_status
+
+
+@pytest.fixture(autouse=True)
+def _asgi(live: Live) -> None:
+    if live.server.interface != "asgi":
+        pytest.skip("a WSGI server")
+
+
+def test_lifespan(live: Live, request_id: str) -> None:
+    """A server's start is no error: Django does not know the `lifespan` protocol.
+
+    Its way to say so is an exception, of which stock makes an event at every start.
+    """
+    with live.fresh() as running:
+        running.fetch("/plain/", request_id)
+        running.the_transaction(request_id)
+        assert running.sink.errors() == []
+        running.check()
+
+
+def test_client_hangs_up_while_the_generator_waits(live: Live, request_id: str) -> None:
+    """The task is cancelled in the generator's `await`: it cleans up, and that is no error."""
+    with Gate() as gate, live.main.open(
+        f"/stream-endless-async/?gate={gate.port}", request_id
+    ) as response:
+        response.read_headers()
+        gate.wait_until_reached()
+        response.hang_up()
+        # Nothing is asked of the server that would make it collect garbage.
+        trace = live.main.wait_for_transaction(request_id)
+    assert trace.named("clean up after CancelledError").parent_span_id == trace.span_id
+    trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "cancelled")
+    assert trace.outcome == "cancelled"
+    assert trace.data["http.response.stream.chunks"] == 1
+    assert trace.data["http.response.body.size"] == len(b"first\n")
+    assert live.main.sink.errors() == []
+
+
+def test_client_hangs_up_while_a_chunk_is_sent(live: Live, request_id: str) -> None:
+    """The generator waits at a `yield`: it is closed before the transaction ends.
+
+    Without us it is closed by the garbage collector, some time after that.
+    """
+    with Gate() as gate, Gate() as stuck, live.main.open(
+        f"/stream-endless-async/?gate={gate.port}&stuck={stuck.port}",
+        request_id,
+        headers={"X-Around": "stuck"},
+    ) as response:
+        response.read_headers()
+        gate.open()
+        stuck.wait_until_reached()
+        response.hang_up()
+        trace = live.main.wait_for_transaction(request_id)
+    assert trace.named("clean up after GeneratorExit").parent_span_id == trace.span_id
+    trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "cancelled")
+    assert trace.outcome == "cancelled"
+    assert live.main.sink.errors() == []
+
+
+def test_client_hangs_up_during_a_sync_body(live: Live, request_id: str) -> None:
+    """Django runs such a body in a thread, which cannot be cancelled: it goes to its end.
+
+    Nobody gets to see that.
+    """
+    with Gate() as gate, Gate() as gone, live.main.open(
+        f"/stream/?gate={gate.port}&gone={gone.port}",
+        request_id,
+        headers={"X-Around": "disconnect"},
+    ) as response:
+        gate.wait_until_reached()
+        response.hang_up()
+        gone.wait_until_reached()
+        gate.open()
+        trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "cancelled")
+    assert trace.outcome == "cancelled"
+    assert live.main.sink.errors() == []
+
+
+def test_client_leaves_with_all_that_was_announced(live: Live, request_id: str) -> None:
+    """Content-Length has been sent; a client that leaves then has not hung up."""
+    with Gate() as gate, Gate() as gone, live.main.open(
+        f"/stream-sized/?gate={gate.port}&gone={gone.port}",
+        request_id,
+        headers={"X-Around": "disconnect"},
+    ) as response:
+        assert response.read().body == b"first\nlast\n"
+        gate.wait_until_reached()
+        response.close()
+        gone.wait_until_reached()
+        trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "ok")
+    assert trace.outcome == "completed"
+
+
+def test_client_leaves_with_the_headers(live: Live, request_id: str) -> None:
+    """So it is for HEAD: the server sends nothing of a body that the application makes."""
+    with Gate() as gate, Gate() as gone, live.main.open(
+        f"/stream-endless-async/?gate={gate.port}&gone={gone.port}",
+        request_id,
+        method="HEAD",
+        headers={"X-Around": "disconnect"},
+    ) as response:
+        response.read_headers()
+        gate.wait_until_reached()
+        response.close()
+        gone.wait_until_reached()
+        trace = live.main.the_transaction(request_id)
+    check_status(live, trace, "ok")
+    assert trace.outcome == "completed"
+
+
+def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> None:
+    """The view gets asyncio's CancelledError, and can clean up; it is no error."""
+    with Gate() as gate, live.main.open(f"/wait/?gate={gate.port}", request_id) as response:
+        gate.wait_until_reached()
+        response.hang_up()
+        trace = live.main.the_transaction(request_id)
+    assert "cancelled" in [span.name for span in trace.spans]
+    assert trace.outcome is None
+    assert live.main.sink.errors() == []
+
+
+@pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])
+def test_error_that_the_server_logs(live: Live, request_id: str, path: str) -> None:
+    """It logs the error, some time later and in another context: there is still one event."""
+    live.main.fetch_failing(path, request_id)
+    live.main.process.wait_for_output([re.compile("RuntimeError: in mid-stream of " + request_id)])
+    check_one_error(live, live.main.the_transaction(request_id), "in mid-stream of " + request_id)
+
+
+def test_cause_that_the_server_logs(live: Live, request_id: str) -> None:
+    """The error gets to the server as the application has raised it, with its cause.
+
+    The SDK's own middleware raises it `from None`.
+    """
+    live.main.fetch_failing("/stream-async-labelled-fails/", request_id)
+    live.main.process.wait_for_output([re.compile("RuntimeError: labelled in " + request_id)])
+    assert "LookupError: cause in " + request_id in live.main.process.output
+    check_one_error(live, live.main.the_transaction(request_id), "labelled in " + request_id)
+
+
+ASYNCIO = b"""\
+in a task: True
+still in it: True
+set: of a step
+still set: of a step
+reset: -
+wait_for: timed out
+gather: [1, 2]
+"""
+
+ASYNCIO_FROM_3_11 = b"""\
+timeout: timed out
+within a timeout
+timeout around a yield: timed out
+within a task group
+task group: 1
+task group fails: ExceptionGroup
+"""
+
+ANYIO = b"""\
+anyio.move_on_after: True
+within an anyio.CancelScope
+anyio.CancelScope: True
+within an anyio task group
+anyio thread: 1
+nested
+closed: nested
+"""
+
+
+def test_asyncio_in_a_generator(live: Live, request_id: str) -> None:
+    """Tasks, timeouts, task groups, cancel scopes: also across a `yield`, as without us."""
+    received = live.main.fetch("/stream-asyncio/", request_id).body
+    assert received == live.other("none").fetch("/stream-asyncio/", request_id).body
+    assert received in (ASYNCIO + ANYIO, ASYNCIO + ASYNCIO_FROM_3_11 + ANYIO)
+    assert live.main.the_transaction(request_id).outcome == "completed"
+    assert live.main.sink.errors() == []
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_requests_on_one_connection(live: Live, path: str) -> None:
+    """A connection's requests have what was current when it was made; each has its own trace."""
+    request_ids = [uuid.uuid4().hex for _ in range(3)]
+    assert (
+        live.main.fetch_on_one_connection(path, request_ids) == [b"chunk 0\nchunk 1\nchunk 2\n"] * 3
+    )
+    traces = [live.main.the_transaction(request_id) for request_id in request_ids]
+    assert len({trace.trace_id for trace in traces}) == 3
+    for trace in traces:
+        assert [str(span.name) for span in trace.spans if str(span.name).startswith("chunk")] == [
+            "chunk 0",
+            "chunk 1",
+            "chunk 2",
+        ]
