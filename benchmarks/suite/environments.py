@@ -1,0 +1,113 @@
+"""A virtual environment for each set of systems that can live side by side.
+
+``sentry``      bare Django, stock and ours: the same Django, the same SDK
+``older``       the older third-party package, and stock on the newest SDK it runs on
+``otel``        OpenTelemetry's Django and WSGI instrumentation
+``ddtrace``     Datadog's library
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+from errors import BenchmarkError
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "benchmarks"
+WORKER = ROOT / "benchmarks" / "worker"
+
+DJANGO = "Django>=5.2,<5.3" if sys.version_info >= (3, 10) else "Django>=4.2,<4.3"
+
+
+class Environment(NamedTuple):
+    """A Python with what one or more systems need."""
+
+    python: Path
+    #: Added to PYTHONPATH: a package directory instead of the installed wheel.
+    package: Optional[Path]
+
+    def variables(self) -> "Dict[str, str]":
+        """What every worker inherits: nothing of the user's Sentry, one order of sets."""
+        dropped = ("SENTRY_", "OTEL_", "DD_", "PYTHON", "DJANGO_")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+        inherited["PYTHONHASHSEED"] = "0"
+        inherited["PYTHONDONTWRITEBYTECODE"] = "1"
+        if self.package is not None:
+            inherited["PYTHONPATH"] = str(self.package)
+        return inherited
+
+
+def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
+    """For bare Django, stock and ours.
+
+    :param release: of the SDK; None for the newest supported one.
+    :param package: a directory with ``vendored_integration/`` ready made; None to build
+        the wheel of this checkout and install it.
+    """
+    if package is not None:
+        release = _release_of(package)
+        requirements = [DJANGO, f"sentry-sdk=={release}"]
+        return Environment(_venv(f"package-{release}", requirements), package)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from pipeline import releases
+
+    release = release or releases.newest()
+    dist = ROOT / ".cache" / "dist"
+    wheels = [sys.executable, str(ROOT / "scripts" / "vendor.py"), "wheels", release]
+    _call([*wheels, f"--out={dist}"], "build the wheel")
+    python = _venv(f"sentry-{release}", [DJANGO, f"sentry-sdk=={release}", "packaging"])
+    # Also where the version is the same: the wheel may have been built again.
+    install = ["--force-reinstall", "--no-deps", "--no-index", f"--find-links={dist}"]
+    version = f"{release}.{releases.REVISION}"
+    _pip(python, [*install, f"vendored-integration=={version}"])
+    return Environment(python, None)
+
+
+def _release_of(package: Path) -> str:
+    generated = package / "vendored_integration" / "_vendor" / "__init__.py"
+    try:
+        found = re.search(r'(?m)^SENTRY_SDK_RELEASE = "(.+)"$', generated.read_text("utf-8"))
+    except OSError:
+        found = None
+    if found is None:
+        raise BenchmarkError(
+            f"{generated}: expected SENTRY_SDK_RELEASE in it\n"
+            "  next: name the directory that has vendored_integration/ in it, after\n"
+            "        python3 scripts/vendor.py build"
+        )
+    return found[1]
+
+
+def _venv(name: str, requirements: "List[str]") -> Path:
+    """The Python of an environment, made if it is missing or for something else."""
+    directory = CACHE / name
+    python = directory / ("Scripts" if os.name == "nt" else "bin") / "python"
+    # Written last: without it the environment is taken for half made.
+    ready = directory / "requirements.txt"
+    wanted = "\n".join([sys.version, *requirements, ""])
+    if ready.is_file() and ready.read_text("utf-8") == wanted:
+        return python
+    shutil.rmtree(str(directory), ignore_errors=True)
+    print(f"Installing {', '.join(requirements)} ...", flush=True)
+    _call([sys.executable, "-m", "venv", str(directory)], "make an environment")
+    _pip(python, requirements)
+    ready.write_text(wanted, "utf-8")
+    return python
+
+
+def _pip(python: Path, arguments: "List[str]") -> None:
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _call([*pip, *arguments], "install")
+
+
+def _call(command: "List[str]", what: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        lines = done.stdout.decode("utf-8", "replace").splitlines()[-25:]
+        raise BenchmarkError(
+            f"could not {what} (exit status {done.returncode}):\n  " + "\n  ".join(lines)
+        )
