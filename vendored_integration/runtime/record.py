@@ -63,7 +63,7 @@ class Record(Entry):
     """One response, from the application's return to the end of its transaction."""
 
     __slots__ = (
-        "_context",
+        "_snapshot",
         "_span",
         "_options",
         "_over",
@@ -80,14 +80,15 @@ class Record(Entry):
         "progress",
     )
 
-    def __init__(self, context: Context, span: Any, started: float, streaming: bool) -> None:
+    def __init__(self, snapshot: Context, span: Any, started: float, streaming: bool) -> None:
         """
-        :param context: the request's.
+        :param snapshot: a copy of the request's context that nobody else is in: in the midst of
+            an event the SDK's variables say that no other is to be sent.
         :param span: its root span, or ``None``.
         :param started: the request's start, in seconds of ``perf_counter``.
         """
         super().__init__()
-        self._context = context
+        self._snapshot = snapshot
         self._span = span
         self._options = DEFAULT_OPTIONS
         self._over = False
@@ -212,7 +213,7 @@ class Record(Entry):
         try:
             self._annotate(double, outcome, part)
         finally:
-            parts.send(double, self._context)
+            parts.send(double, self._snapshot)
 
     # -- parts -----------------------------------------------------------------
 
@@ -267,7 +268,7 @@ class Record(Entry):
         root = self._span
         if self._links is None:
             self._first_span_id = root.span_id
-            self._links = parts.Links(self._context[sentry_sdk.scope._isolation_scope])
+            self._links = parts.Links(self._snapshot[sentry_sdk.scope._isolation_scope])
         double = parts.begin_next(root, self._first_span_id)
         self._links.add(root.span_id, double.span_id)
         self._parts = part + 1

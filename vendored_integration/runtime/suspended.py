@@ -65,6 +65,7 @@ class SuspendedRecord(Record):
 
     __slots__ = (
         "_suspended",
+        "_context",
         "_published",
         "_method",
         "_start_response",
@@ -82,9 +83,10 @@ class SuspendedRecord(Record):
         streaming: bool,
         body: "Optional[BodyContext]",
     ) -> None:
-        super().__init__(context, context.run(sdk.root_span), started, streaming)
+        super().__init__(context.copy(), context.run(sdk.root_span), started, streaming)
+        self._context = context
         self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
-        self._published = context.copy()
+        self._published = self._snapshot
         self._method = method
         self._start_response = start_response
         self.body = body
