@@ -11,7 +11,15 @@ from typing import Any, Optional, Tuple
 import sentry_sdk.integrations.asgi
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied
 
-from .exchange import Exchange, HttpExchange, Lifespan, WebSocketExchange, current_exchange
+from .exchange import (
+    Exchange,
+    HttpExchange,
+    Lifespan,
+    Running,
+    WebSocketExchange,
+    current_exchange,
+    running,
+)
 from .frames import hidden
 from .log import logger
 from .options import Options
@@ -42,8 +50,10 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
         exchange = None if _asgi_middleware_applied.get(False) else _exchange(scope, receive, send)
+        holder = None
         if exchange is not None:
-            current_exchange.set(exchange)
+            holder = Running(exchange)
+            running.set(holder)
             receive, send = exchange.receive, exchange.send
         try:
             result = await super()._run_app(scope, receive, send, 3)
@@ -51,15 +61,16 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
             _restore_cause(error)
             raise
         finally:
-            if exchange is not None:
-                current_exchange.set(None)
+            if holder is not None:
+                holder.exchange = None
+                running.set(None)
         if exchange is not None:
             exchange.raise_postponed()
         return result
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
-        exchange = current_exchange.get()
+        exchange = current_exchange()
         if exchange is not None and exchange.begun:
             exchange = None
         if exchange is not None:

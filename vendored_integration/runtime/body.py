@@ -208,7 +208,7 @@ def patch_streaming_response() -> None:
         def __iter__(self: Any) -> "Iterator[Any]":
             body = body_context(self)
             steps: "Iterator[Any]" = iter_(self)
-            if body is None or current_exchange.get() is None:
+            if body is None or current_exchange() is None:
                 return steps
             return _steps(body, steps)
 
@@ -247,7 +247,7 @@ def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
 def _begins(body: BodyContext) -> None:
     try:
         body.begin()
-        exchange = current_exchange.get()
+        exchange = current_exchange()
         if isinstance(exchange, HttpExchange):
             exchange.body_begins(body)
     except Exception:
@@ -273,7 +273,7 @@ def patch_asgi_handler() -> None:
     @functools.wraps(send_response)
     async def _send_response(self: Any, response: Any, send: Any) -> None:
         body = body_context(response)
-        exchange = current_exchange.get()
+        exchange = current_exchange()
         if isinstance(exchange, HttpExchange):
             exchange.respond(response.streaming, body)
         try:

@@ -27,10 +27,28 @@ Message = Dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[Any]]
 
-#: The exchange of the running request, if it is an ASGI request of ours.
-current_exchange: "ContextVar[Optional[Exchange]]" = ContextVar(
-    "vendored_integration_exchange", default=None
-)
+
+class Running:
+    """Holds the exchange of a request while that runs.
+
+    Every copy of the request's context holds this, for as long as there are tasks that
+    the application has left behind; not the exchange, which holds the server's side.
+    """
+
+    __slots__ = ("exchange",)
+
+    def __init__(self, exchange: "Exchange") -> None:
+        self.exchange: "Optional[Exchange]" = exchange
+
+
+#: The ASGI request of ours that the running context belongs to.
+running: "ContextVar[Optional[Running]]" = ContextVar("vendored_integration_running", default=None)
+
+
+def current_exchange() -> "Optional[Exchange]":
+    """Return the exchange of the running request, if it is an ASGI request of ours."""
+    holder = running.get()
+    return None if holder is None else holder.exchange
 
 
 class Exchange:
@@ -251,7 +269,7 @@ class HttpExchange(Exchange):
         if self._streaming is False or self._record is not None or self._span is None:
             return
         context = copy_context()
-        context.run(current_exchange.set, None)  # see Meter
+        context.run(running.set, None)  # see Meter
         record = AsgiRecord(context, self._span, self._measured_from, streaming=True)
         record.returned = now
         record.progress = self._meter.progress
