@@ -12,6 +12,8 @@ from vendored_integration.asgi import SentryMiddleware
 ASYNC_BODIES = django.VERSION >= (4, 2)
 #: Below 5.0 Django looks no more at what the client does once it has read the request.
 DJANGO_LISTENS = django.VERSION >= (5, 0)
+#: Below 6.0 it streams in a task of its own, which does not hear of the cancellation.
+DJANGO_STREAMS_APART = (5, 0) <= django.VERSION < (6, 0)
 #: How a server tells an application that the client has gone.
 HANG_UPS = ("message", "cancel", "error")
 

@@ -98,7 +98,7 @@ def test_cancelled(sentry, lifecycle, kind, how):
         assert isinstance(error, ConnectionResetError)
     else:
         assert isinstance(error, asyncio.CancelledError if how == "cancel" else type(None))
-    # (from 5.0 on Django does not pass a cancellation on: its task streams until it ends)
+    # (Django 5 does not pass a cancellation on: its task streams until it ends)
     (root,) = (root for root in sentry.roots() if root.op == "http.server")
     assert root.outcome == "cancelled"
     assert root.status == static_status(lifecycle, "cancelled")

@@ -12,7 +12,7 @@ import sentry_sdk
 from asgi_server import ASYNC_BODIES, KINDS, Connection, django_app, read, streaming_app
 from django.http import StreamingHttpResponse
 from harness import Exchange, start_span
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import serve, serve_asgi
 
@@ -277,15 +277,15 @@ OTHER = st.sampled_from(
         {"type": None},
     ]
 )
-END = st.sampled_from(["return", "error", "oserror", "cancel", "exit"])
+END = st.sampled_from(["return", "error", "oserror", "cancel"])
 ENDS = {
     "error": ValueError,
     "oserror": OSError,
     "cancel": asyncio.CancelledError,
-    "exit": GeneratorExit,
 }
 
 
+@settings(deadline=None)
 @given(
     messages=st.lists(st.one_of(START, BODY, OTHER), max_size=6),
     refused=st.one_of(st.none(), st.integers(0, 5)),
