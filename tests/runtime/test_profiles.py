@@ -174,6 +174,7 @@ def test_continuous_profile(init, profilers, lifecycle, way):
     root = sentry.root()
     scheduler = sentry_sdk.profiler.continuous_profiler._scheduler
     sentry.wait_for(lambda: not scheduler.running)
+    sentry.wait_for(lambda: sentry.items("profile_chunk"))  # sent when it has stopped
     chunks = sentry.items("profile_chunk")
     seen = [functions_of(chunk["profile"]["frames"]) for chunk in chunks]
     assert "profiler_must_see_this" in set().union(*seen)
