@@ -141,8 +141,13 @@ def profiler_must_see_this():
 
 @pytest.fixture
 def profilers():
-    """Profilers are global, and are set up once: take them down."""
+    """Profilers are global, and the first init() of a process sets them up for good."""
+    tear_down()
     yield
+    tear_down()
+
+
+def tear_down():
     sentry_sdk.profiler.teardown_profiler()
     if CONTINUOUS:
         sentry_sdk.profiler.continuous_profiler.teardown_continuous_profiler()
