@@ -15,9 +15,10 @@ from asgi_server import (
     Connection,
     read,
 )
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.http import StreamingHttpResponse
 from django.middleware.gzip import GZipMiddleware
+from django.test import override_settings
 from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
 from test_context import local, report, request_id
@@ -95,6 +96,68 @@ def test_body_sees_the_bindings_of_its_creation(init, server, view_kind, body_ki
     assert closed == [b"A A A;"]
     assert sent == b"A A A;" * (3 if body_kind == "async" else 2)
     assert report() == b"- - -;"
+
+
+def sync_middleware(get_response):
+    """It does not know async: Django runs it in a thread, and an async view below it."""
+
+    def middleware(request):
+        return get_response(request)
+
+    return middleware
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+@pytest.mark.parametrize("view_kind", ["sync", "async"])
+@pytest.mark.parametrize("body_kind", ["sync", "async"])
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+@pytest.mark.parametrize("middleware", ["none", "sync"])
+def test_sync_work_of_a_body(init, middleware, server, view_kind, body_kind):
+    """asgiref finds a thread for it: not that of the call in which the response was created.
+
+    With a sync middleware that call has returned before the body begins: "CurrentThreadExecutor
+    already quit or is broken", and nothing was sent.
+    """
+    sentry = init()
+    closed = []
+
+    def work(step):
+        with start_span(step):
+            return report()
+
+    class Body:
+        """With a close() of its own, which Django calls in a thread."""
+
+        def close(self):
+            closed.append(async_to_sync(sync_to_async(work))("close"))
+
+    class SyncBody(Body):
+        def __iter__(self):
+            yield work("first")
+            yield async_to_sync(sync_to_async(work))("second")
+
+    class AsyncBody(Body):
+        async def __aiter__(self):
+            yield await sync_to_async(work)("first")
+            yield await sync_to_async(work)("second")
+
+    body = AsyncBody if body_kind == "async" else SyncBody
+
+    def sync_view(request):
+        return bound("A", body)
+
+    async def async_view(request):
+        return bound("A", body)
+
+    view = async_view if view_kind == "async" else sync_view
+    middlewares = [] if middleware == "none" else [__name__ + ".sync_middleware"]
+    with override_settings(MIDDLEWARE=middlewares):
+        app = serve(view) if server == "wsgi" else serve_asgi(view)
+    sent = Exchange(app).read() if server == "wsgi" else b"".join(asyncio.run(read(app)).chunks)
+    assert sent == b"A A A;" * 2
+    assert closed == [b"A A A;"]
+    root = sentry.root()
+    assert {"first", "second", "close"} <= set(root.names())
 
 
 def test_two_requests_interleaved_in_one_loop(sentry):

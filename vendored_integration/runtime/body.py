@@ -12,7 +12,6 @@ that it got from its own context.
 
 import asyncio
 import functools
-import threading
 import types
 from contextvars import Context, copy_context
 from typing import (
@@ -27,17 +26,11 @@ from typing import (
     Tuple,
 )
 
+from .asgiref import move, run_moved
 from .context import publish, run_in
 from .exchange import HttpExchange, current_exchange
 from .frames import hidden
 from .log import logger
-
-try:
-    import asgiref.local as _local
-except ImportError:  # no Django
-    _local = None  # type: ignore[assignment]
-#: What a Local keeps in its context variable, in newer releases of asgiref.
-_Storage: Any = getattr(_local, "_Storage", None)
 
 #: The attribute of a streaming response that holds its BodyContext.
 _ATTRIBUTE = "_vendored_integration_body"
@@ -60,7 +53,7 @@ class BodyContext:
 
     def begin(self) -> None:
         """The body is iterated, in this thread: what it changes from now on is news."""
-        move_locals(self.context)
+        move(self.context)
         self._published = self.context.copy()
 
     def publish(self) -> None:
@@ -73,6 +66,8 @@ class BodyContext:
 
         An error goes where it goes otherwise: to the loop's exception handler.
         """
+        if self.generators:
+            move(self.context)  # closers may have been run in another thread
         # The last one iterates those before it.
         while self.generators:
             generator = self.generators.pop()
@@ -87,20 +82,6 @@ class BodyContext:
                         "asyncgen": generator,
                     }
                 )
-
-
-def move_locals(context: Context) -> None:
-    """Let this thread see the asgiref Locals of a context, as sync_to_async() does.
-
-    Those releases of asgiref show a ``Local`` to the thread alone that has set it, and a
-    sync view runs in another thread than the event loop.
-    """
-    if _Storage is None:
-        return
-    thread = threading.get_ident()
-    for variable, value in list(context.items()):
-        if isinstance(value, _Storage) and value.thread_id != thread:
-            run_in(context, variable.set, _local._rehome(value))
 
 
 @types.coroutine
@@ -150,8 +131,7 @@ class _InContext:
         self._function = function
 
     def __call__(self) -> Any:
-        move_locals(self._context)
-        return run_in(self._context, self._function)
+        return run_moved(self._context, self._function)
 
     def __reduce__(self) -> "Tuple[Any, ...]":
         return (_itself, (self._function,))
