@@ -2,77 +2,191 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from rich.console import Console
-from rich.table import Table
 
-import callgrind
 import environments
-from callgrind import Counted, Work
+import measure
+import plots
+import report
 from errors import BenchmarkError
+from results import Results
+from systems import SYSTEMS, WORKS
 
-PLAIN = Work("/plain", 20, 60)
-STREAM = [Work("/stream/100", 2, 6), Work("/stream/1100", 1, 3)]
-CHUNKS = 1000  # between the two
+COMMITTED = environments.ROOT / "benchmarks" / "results"
+SCRATCH = environments.CACHE / "results"
+README = environments.ROOT / "README.md"
+FILE = "results.json"
+
+# What stands in the report; the rest of what is installed follows from these.
+NAMED = [
+    "Django",
+    "sentry-sdk",
+    "vendored-integration",
+    "shr_span_recorder",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation-django",
+    "ddtrace",
+    "gunicorn",
+]
 
 
 def main(argv: "List[str]") -> int:
-    parser = argparse.ArgumentParser(prog="run.py")
-    parser.add_argument("--only", action="append", choices=["instructions"])
-    parser.add_argument("--package", type=Path, metavar="DIR")
-    parser.add_argument("--sdk", metavar="RELEASE")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(argv)
-    console = Console()
+    options = parse(argv)
+    console = Console(width=options.width)
     try:
-        if not callgrind.available():
-            raise BenchmarkError(callgrind.MISSING)
-        package = options.package.resolve() if options.package else None
-        environment = environments.sentry(options.sdk, package)
-        found: "Dict[float, Dict[str, Dict[str, Counted]]]" = {}
-        repeats = 1 if options.quick else 3
-        for rate in (0.0, 1.0):
-            found[rate] = {}
-            for system in ("bare", "stock", "ours", "ours-return"):
-                with console.status(f"{system} at rate {rate:g}"):
-                    found[rate][system] = callgrind.count(
-                        environment, system, [PLAIN, *STREAM], rate, repeats=repeats
-                    )
+        if options.readme:
+            return readme(options.check)
+        if options.report:
+            report.show(_read(COMMITTED), console)
+            return 0
+        results = run(options, console)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for rate, systems in found.items():
-        table = Table(title=f"Instructions, traces_sample_rate={rate:g}")
-        for heading in ("", "spans", "request", "over bare", "of stock's", "chunk", "of stock's"):
-            table.add_column(heading, justify="right" if heading else "left")
-        bare, stock = systems["bare"], systems["stock"]
-
-        def chunk(counted: "Dict[str, Counted]", bare: "Dict[str, Counted]" = bare) -> float:
-            short, long = (
-                counted[work.path].instructions.over(bare[work.path].instructions).middle
-                for work in STREAM
-            )
-            return (long - short) / CHUNKS
-
-        for name, counted in systems.items():
-            plain = counted["/plain"].instructions
-            over = plain.over(bare["/plain"].instructions)
-            of_stock = (
-                over.middle / stock["/plain"].instructions.over(bare["/plain"].instructions).middle
-            )
-            table.add_row(
-                name,
-                str(counted["/plain"].spans),
-                f"{plain.middle:,.0f}",
-                f"{over.middle:,.0f}",
-                f"{of_stock:.3f}",
-                f"{chunk(counted):,.0f}",
-                f"{chunk(counted) / chunk(stock):.3f}",
-            )
-        console.print(table)
+    directory = COMMITTED if options.write else SCRATCH
+    results.write(directory / FILE)
+    written = [directory / FILE, *plots.draw(results, directory)]
+    report.show(results, console)
+    console.print("Written: " + ", ".join(map(str, written)), soft_wrap=True, highlight=False)
     return 0
+
+
+def parse(argv: "List[str]") -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Measure what the integration costs, beside stock and others.",
+        epilog="Exit status: 0 done, whether or not the targets are met; 1 an error, or "
+        "--check has found a difference; 2 the command line.",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PART",
+        choices=list(measure.PARTS),
+        help=f"one measurement (repeatable): {', '.join(measure.PARTS)}",
+    )
+    for name, known in (("systems", SYSTEMS), ("works", WORKS)):
+        parser.add_argument(
+            f"--{name}", metavar="A,B", type=_list_of(name, list(known)), default=list(known),
+            help=f"of {', '.join(known)}",
+        )  # fmt: skip
+    parser.add_argument("--rates", metavar="A,B", type=_rates, default=[0.0, 0.1, 1.0])
+    parser.add_argument(
+        "--lifecycles",
+        metavar="A,B",
+        type=_list_of("lifecycles", ["static", "stream"]),
+        default=["static", "stream"],
+        help="of static, stream (default: both)",
+    )
+    parser.add_argument("--sdk", metavar="RELEASE", help="build ours for this SDK, not the newest")
+    parser.add_argument(
+        "--package",
+        type=Path,
+        metavar="DIR",
+        help="measure DIR/vendored_integration, generated modules included, instead of a wheel",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"write to benchmarks/results, which is committed, not to {SCRATCH.name} in .cache",
+    )
+    parser.add_argument("--report", action="store_true", help="print the committed results")
+    parser.add_argument("--readme", action="store_true", help="write them into the README")
+    parser.add_argument("--check", action="store_true", help="with --readme: compare, exit 1")
+    parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the tables")
+    options = parser.parse_args(argv)
+    if options.check and not options.readme:
+        parser.error("--check goes with --readme")
+    if options.write and (options.quick or options.only or options.package):
+        parser.error("--write is for a whole run: without --quick, --only and --package")
+    return options
+
+
+def _list_of(name: str, known: "List[str]") -> Any:
+    def parsed(text: str) -> "List[str]":
+        found = text.split(",")
+        unknown = [item for item in found if item not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"{name}: no {', '.join(unknown)}; expected {', '.join(known)}"
+            )
+        return found
+
+    return parsed
+
+
+def _rates(text: str) -> "List[float]":
+    found = [float(item) for item in text.split(",")]
+    if not all(0 <= rate <= 1 for rate in found):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 0 to 1")
+    return found
+
+
+def run(options: argparse.Namespace, console: Console) -> Results:
+    """Measure all parts, or those asked for."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - began), 60)
+        console.print(f"{minutes:3}:{seconds:02} {text}", highlight=False, markup=False)
+
+    package = options.package.resolve() if options.package else None
+    parts = options.only or list(measure.PARTS)
+    needed = {SYSTEMS[system].environment for system in options.systems}
+    if not set(parts) & {"instructions", "wallclock", "load"}:
+        needed = {"sentry"}
+    found = {"sentry": environments.sentry(options.sdk, package)}
+    found.update({name: environments.other(name) for name in sorted(needed - {"sentry"})})
+    plan = measure.Plan(
+        # What the others are compared with is measured in the same run.
+        [name for name in SYSTEMS if name in options.systems or name in ("bare", "stock")],
+        options.works,
+        options.rates,
+        options.lifecycles,
+        options.quick,
+        found,
+        say,
+    )
+    results = Results(_about(options, found))
+    for part in parts:
+        measure.PARTS[part](plan, results)
+    return results
+
+
+def _about(
+    options: argparse.Namespace, found: "Dict[str, environments.Environment]"
+) -> "Dict[str, Any]":
+    installed: "Dict[str, str]" = {}
+    for environment in found.values():
+        installed.update(environments.versions(environment))
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": measure.machine(),
+        "versions": {name: installed[name] for name in NAMED if name in installed},
+        "quick": options.quick,
+    }
+
+
+def _read(directory: Path) -> Results:
+    try:
+        return Results.read(directory / FILE)
+    except FileNotFoundError:
+        raise BenchmarkError(
+            f"{directory / FILE}: not there\n  next: python3 benchmarks/run.py --write"
+        ) from None
+
+
+def readme(check: bool) -> int:
+    """Write the README's section, or compare it."""
+    problem = report.readme(README, _read(COMMITTED), check)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problem else 0
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from environments import WORKER, Environment
 from errors import BenchmarkError
-from stats import Spread, per_unit
+from stats import per_unit
 
 MISSING = "valgrind is not installed: instructions are left out (apt install valgrind)"
 
@@ -26,38 +26,33 @@ _TOTALS = re.compile(r"(?m)^totals: (\d+)")
 _DUMP = re.compile(r"\.(\d+)$")
 
 
-class Work(NamedTuple):
-    """A path to request, and how many requests the two runs are."""
-
-    path: str
-    few: int
-    many: int
-
-
 class Counted(NamedTuple):
-    """Instructions a request, and what the exporter was handed."""
+    """Instructions a request, one number a round, and what the exporter was handed."""
 
-    instructions: Spread
+    values: "List[float]"
     #: Of the requests, how many made a trace that reached the exporter: 0 to 1.
     share: float
+    #: Spans of one request's trace, besides its root.
     spans: int
 
 
 def available() -> bool:
+    """Whether there is a callgrind."""
     return shutil.which("valgrind") is not None
 
 
 def count(
     environment: Environment,
     system: str,
-    works: "List[Work]",
-    rate: float,
+    works: "List[Tuple[str, int, int]]",
+    rate: float = 0.0,
     lifecycle: str = "static",
     kind: str = "wsgi",
-    repeats: int = 3,
+    rounds: int = 3,
 ) -> "Dict[str, Counted]":
     """Count the instructions of requests; the key is the path.
 
+    :param works: path, and the requests of the short and of the long run.
     :raises BenchmarkError: the worker has failed, or its dumps are not what is expected.
     """
     job = {
@@ -65,7 +60,7 @@ def count(
         "rate": rate,
         "lifecycle": lifecycle,
         "kind": kind,
-        "works": [[*work, repeats] for work in works],
+        "works": [[*work, rounds] for work in works],
     }
     with tempfile.TemporaryDirectory(prefix="vendored-integration-benchmark-") as directory:
         out = Path(directory) / "callgrind"
@@ -118,13 +113,12 @@ def evaluate(report: "Dict[str, Any]", counts: "List[int]") -> "Dict[str, Counte
     runs = list(zip(report["runs"], counts))
     for (few, short), (many, long) in zip(runs[::2], runs[1::2]):
         path = many["path"]
-        more = many["requests"] - few["requests"]
         cost = per_unit(short, long, few["requests"], many["requests"])
         values.setdefault(path, []).append(cost)
         # The difference is counted, so it is the difference whose share matters.
         traces[path] = traces.get(path, 0) + many["traces"] - few["traces"]
-        requests[path] = requests.get(path, 0) + more
+        requests[path] = requests.get(path, 0) + many["requests"] - few["requests"]
     return {
-        path: Counted(Spread.of(found), traces[path] / requests[path], report["spans"][path])
+        path: Counted(found, traces[path] / requests[path], report["spans"].get(path, 0))
         for path, found in values.items()
     }

@@ -1,11 +1,11 @@
 """A virtual environment for each set of systems that can live side by side.
 
-``sentry``      bare Django, stock and ours: the same Django, the same SDK
-``older``       the older third-party package, and stock on the newest SDK it runs on
+``sentry``      bare Django, stock, ours and the older third-party package: one SDK
 ``otel``        OpenTelemetry's Django and WSGI instrumentation
 ``ddtrace``     Datadog's library
 """
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +23,21 @@ WORKER = ROOT / "benchmarks" / "worker"
 DJANGO = "Django>=5.2,<5.3" if sys.version_info >= (3, 10) else "Django>=4.2,<4.3"
 
 
+# The servers' and the timers', in each of them.
+COMMON = [DJANGO, "gunicorn", "pyperf"]
+#: Traces requests on every SDK so far, and asks for none in particular.
+OLDER = "shr_span_recorder==0.1.0"
+OTHERS = {
+    "otel": [
+        "opentelemetry-sdk",
+        "opentelemetry-instrumentation-asgi",
+        "opentelemetry-instrumentation-django",
+        "opentelemetry-instrumentation-wsgi",
+    ],
+    "ddtrace": ["ddtrace"],
+}
+
+
 class Environment(NamedTuple):
     """A Python with what one or more systems need."""
 
@@ -35,10 +50,16 @@ class Environment(NamedTuple):
         dropped = ("SENTRY_", "OTEL_", "DD_", "PYTHON", "DJANGO_")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         inherited["PYTHONHASHSEED"] = "0"
-        inherited["PYTHONDONTWRITEBYTECODE"] = "1"
+        # A package directory may not be ours to write to.
+        inherited["PYTHONPYCACHEPREFIX"] = str(CACHE / "pycache")
         if self.package is not None:
             inherited["PYTHONPATH"] = str(self.package)
         return inherited
+
+
+def other(name: str) -> Environment:
+    """For OpenTelemetry or ddtrace."""
+    return Environment(_venv(name, [*COMMON, *OTHERS[name]]), None)
 
 
 def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
@@ -50,7 +71,7 @@ def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
     """
     if package is not None:
         release = _release_of(package)
-        requirements = [DJANGO, f"sentry-sdk=={release}"]
+        requirements = [*COMMON, OLDER, f"sentry-sdk=={release}"]
         return Environment(_venv(f"package-{release}", requirements), package)
     sys.path.insert(0, str(ROOT / "scripts"))
     from pipeline import releases
@@ -59,12 +80,22 @@ def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
     dist = ROOT / ".cache" / "dist"
     wheels = [sys.executable, str(ROOT / "scripts" / "vendor.py"), "wheels", release]
     _call([*wheels, f"--out={dist}"], "build the wheel")
-    python = _venv(f"sentry-{release}", [DJANGO, f"sentry-sdk=={release}", "packaging"])
+    python = _venv(f"sentry-{release}", [*COMMON, OLDER, "packaging", f"sentry-sdk=={release}"])
     # Also where the version is the same: the wheel may have been built again.
     install = ["--force-reinstall", "--no-deps", "--no-index", f"--find-links={dist}"]
     version = f"{release}.{releases.REVISION}"
     _pip(python, [*install, f"vendored-integration=={version}"])
     return Environment(python, None)
+
+
+def versions(environment: Environment) -> "Dict[str, str]":
+    """What is installed in it."""
+    code = (
+        "import json, importlib.metadata as m;"
+        "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+    )
+    out = subprocess.check_output([str(environment.python), "-c", code])
+    return dict(json.loads(out))
 
 
 def _release_of(package: Path) -> str:

@@ -1,42 +1,36 @@
-"""The arithmetic: a number with its spread, and what is computed of such numbers."""
+"""The arithmetic: numbers that were measured in rounds, and what is computed of them.
+
+All systems are measured in each round, one after the other, so what is compared is what
+was measured at about the same time; the spread is that of the rounds.
+"""
 
 from statistics import median
-from typing import Iterable, NamedTuple
+from typing import List, NamedTuple, Sequence
 
 
 class Spread(NamedTuple):
-    """A measured number: the median of its repeats, the smallest and the largest."""
+    """The median of the rounds, the smallest and the largest."""
 
     middle: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: "Iterable[float]") -> "Spread":
+    def of(cls, values: "Sequence[float]") -> "Spread":
         """:raises ValueError: there are no values."""
-        found = sorted(values)
-        if not found:
+        if not values:
             raise ValueError("no values")
-        return cls(median(found), found[0], found[-1])
+        return cls(median(values), min(values), max(values))
 
-    def over(self, base: "Spread") -> "Spread":
-        """What this costs besides ``base``, at worst and at best."""
-        return Spread(self.middle - base.middle, self.low - base.high, self.high - base.low)
 
-    def ratio(self, base: "Spread") -> "Spread":
-        """This in units of ``base``, at worst and at best.
+def over(values: "Sequence[float]", base: "Sequence[float]") -> "List[float]":
+    """What it costs besides ``base``, round by round."""
+    return [value - less for value, less in zip(values, base)]
 
-        :raises ValueError: ``base`` may be 0 or below.
-        """
-        if base.low <= 0:
-            raise ValueError(f"not a base for a ratio: {base}")
-        ends = [self.low / base.low, self.low / base.high]
-        ends += [self.high / base.low, self.high / base.high]
-        return Spread(self.middle / base.middle, min(ends), max(ends))
 
-    def times(self, factor: float) -> "Spread":
-        """In another unit; ``factor`` is above 0."""
-        return Spread(self.middle * factor, self.low * factor, self.high * factor)
+def ratio(values: "Sequence[float]", base: "Sequence[float]") -> "List[float]":
+    """In units of ``base``, round by round; none where noise has made ``base`` 0 or less."""
+    return [value / unit for value, unit in zip(values, base) if unit > 0]
 
 
 def per_unit(short: float, long: float, few: int, many: int) -> float:
@@ -57,3 +51,8 @@ def at_share(cost: float, share: float, wanted: float, unsampled: float, sampled
     measured at the rates 0 and 1.
     """
     return cost + (wanted - share) * (sampled - unsampled)
+
+
+def steepness(costs: "Sequence[float]") -> float:
+    """How far from flat: the largest of the costs in units of the smallest."""
+    return max(costs) / min(costs)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 
 import django
 from django.conf import settings
@@ -51,7 +52,27 @@ def _file_to_send():
     return _path
 
 
+_released = threading.Event()
+
+
+def hold(request):
+    """A stream that is open until /release is requested."""
+
+    def body():
+        yield CHUNK
+        _released.wait()
+
+    return StreamingHttpResponse(body())
+
+
+def release(request):
+    _released.set()
+    return HttpResponse(b"ok")
+
+
 urlpatterns = [
+    path("hold", hold),
+    path("release", release),
     path("plain", plain),
     path("stream/<int:chunks>", stream),
     path("astream/<int:chunks>", astream),
@@ -60,8 +81,8 @@ urlpatterns = [
 ]
 
 
-def configure():
-    """Set Django up, before the system that watches it: as `manage.py` and a WSGI file do."""
+def settings_only():
+    """Configure; a system is set up after this and before Django, as in a settings file."""
     settings.configure(
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="project",
@@ -70,6 +91,9 @@ def configure():
         MIDDLEWARE=[],
         USE_TZ=True,
     )
+
+
+def setup():
     django.setup()
 
 

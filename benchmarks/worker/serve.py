@@ -88,24 +88,57 @@ async def arequest(application, path):
 
 
 class Server:
-    """Either kind of application, behind one call."""
+    """Either kind of application, behind one call; and the scheduler, as if it were one."""
 
     def __init__(self, application, kind):
-        self._application = application
+        self.application = application
         self._loop = asyncio.new_event_loop() if kind == "asgi" else None
 
     def requests(self, path, count):
         """Serve one request after the other."""
         if self._loop is None:
             for _ in range(count):
-                request(self._application, path)
+                request(self.application, path)
         else:
             self._loop.run_until_complete(self._arequests(path, count))
 
     async def _arequests(self, path, count):
         for _ in range(count):
-            await arequest(self._application, path)
+            await arequest(self.application, path)
 
     def close(self):
         if self._loop is not None:
             self._loop.close()
+
+
+class Deadlines:
+    """Schedule and cancel a deadline, with others pending."""
+
+    #: The default response_timeout, in seconds.
+    TIMEOUT = 300.0
+
+    def __init__(self):
+        from vendored_integration.runtime.scheduler import Entry, scheduler
+
+        self._entry = Entry
+        self._scheduler = scheduler
+        self._pending = []
+        scheduler.poll()
+
+    def pend(self, pending):
+        """Have so many deadlines pending, as evenly spread as requests of 300 s would be."""
+        while len(self._pending) < pending:
+            entry = self._entry()
+            after = self.TIMEOUT * len(self._pending) / pending
+            self._scheduler.schedule(entry, self._scheduler.now() + 1000 + after)
+            self._pending.append(entry)
+
+    def requests(self, path, count):
+        entry, scheduler = self._entry(), self._scheduler
+        deadline = scheduler.now() + self.TIMEOUT
+        for _ in range(count):
+            scheduler.schedule(entry, deadline)
+            scheduler.cancel(entry)
+
+    def close(self):
+        pass
