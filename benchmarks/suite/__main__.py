@@ -11,7 +11,7 @@ from rich.console import Console
 import environments
 import measure
 import plots
-import report
+import tables
 from errors import BenchmarkError
 from results import Results
 from systems import SYSTEMS, WORKS
@@ -41,7 +41,7 @@ def main(argv: "List[str]") -> int:
         if options.readme:
             return readme(options.check)
         if options.report:
-            report.show(_read(COMMITTED), console)
+            tables.show(_read(COMMITTED), console)
             return 0
         results = run(options, console)
     except BenchmarkError as error:
@@ -50,7 +50,7 @@ def main(argv: "List[str]") -> int:
     directory = COMMITTED if options.write else SCRATCH
     results.write(directory / FILE)
     written = [directory / FILE, *plots.draw(results, directory)]
-    report.show(results, console)
+    tables.show(results, console)
     console.print("Written: " + ", ".join(map(str, written)), soft_wrap=True, highlight=False)
     return 0
 
@@ -183,7 +183,7 @@ def _read(directory: Path) -> Results:
 
 def readme(check: bool) -> int:
     """Write the README's section, or compare it."""
-    problem = report.readme(README, _read(COMMITTED), check)
+    problem = tables.readme(README, _read(COMMITTED), check)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problem else 0

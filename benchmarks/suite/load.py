@@ -4,6 +4,7 @@ One gunicorn worker with threads for all that is held and 16 more, 8 connections
 streams are held by plain sockets that read the first chunk and wait.
 """
 
+import http.client
 import os
 import re
 import shutil
@@ -48,10 +49,16 @@ def measure(environment: Environment, system: str, rate: float, held: int, secon
     command = [str(environment.python), "-m", "gunicorn", "--worker-class=gthread"]
     command += ["--workers=1", f"--threads={held + SPARE_THREADS}", f"--bind=127.0.0.1:{port}"]
     command += ["--worker-connections=4000", "--timeout=0", "--log-level=warning"]
-    command += [f"--chdir={WORKER}", "served:application"]
+    command += ["served:application"]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
-            command, env=variables, stdout=log, stderr=log, start_new_session=True
+            # Where the worker's modules are; gunicorn looks in the current directory first.
+            command,
+            cwd=str(WORKER),
+            env=variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         streams: "List[socket.socket]" = []
         try:
@@ -64,7 +71,7 @@ def measure(environment: Environment, system: str, rate: float, held: int, secon
                 universal_newlines=True,
                 check=True,
             ).stdout
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, http.client.HTTPException, subprocess.CalledProcessError) as error:
             log.seek(0)
             lines = "\n  ".join(log.read().decode("utf-8", "replace").splitlines()[-25:])
             raise BenchmarkError(f"load of {system}: {error}\n  {lines}") from error
@@ -74,19 +81,29 @@ def measure(environment: Environment, system: str, rate: float, held: int, secon
             # Threads that serve a held stream would hold up a graceful end.
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-    return parse(out)
+    found = parse(out)
+    if found.failed:
+        raise BenchmarkError(f"load of {system}: {found.failed} requests have failed")
+    return found
 
 
 def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Until a request is answered: gunicorn listens before a worker has the application."""
     deadline = time.monotonic() + PATIENCE
     while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            connection.request("GET", "/plain")
+            status = connection.getresponse().status
+            if status != 200:
+                raise BenchmarkError(f"/plain is answered with {status}")
             return
-        except OSError:
+        except (OSError, http.client.HTTPException):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+        finally:
+            connection.close()
 
 
 def _hold(port: int) -> socket.socket:

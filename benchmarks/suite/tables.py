@@ -65,7 +65,12 @@ def _show_requests(
     table.add_column("of stock's")
     rows = sorted(
         results.rows(part),
-        key=lambda row: (list(WORKS).index(row.work), row.lifecycle, row.rate),
+        key=lambda row: (
+            list(WORKS).index(row.work),
+            row.lifecycle,
+            row.rate,
+            list(SYSTEMS).index(row.system),
+        ),
     )
     last = None
     for row in rows:
