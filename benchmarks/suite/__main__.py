@@ -10,7 +10,6 @@ from rich.console import Console
 
 import environments
 import measure
-import plots
 import tables
 from errors import BenchmarkError
 from results import Results
@@ -43,6 +42,8 @@ def main(argv: "List[str]") -> int:
         if options.report:
             tables.show(_read(COMMITTED), console)
             return 0
+        import plots  # matplotlib takes a second, and --readme does without
+
         results = run(options, console)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -231,7 +231,7 @@ def section(results: Results) -> str:
         word = f"**{verdict.word}**" if not verdict.met else "met"
         lines.append(f"| {target.work} | {target.wanted} | {_measured(verdict)} | {word} |")
     lines += ["", _same_spans(results), ""]
-    head = "| over bare Django, in instructions | " + " | ".join(
+    head = "| instructions over bare Django; in units of stock's | " + " | ".join(
         SYSTEMS[system].label for system in _columns(results)
     )
     lines += [head + " |", "|---|" + "---:|" * len(_columns(results))]
