@@ -1,9 +1,11 @@
 """The measurements: each adds its rows to the results."""
 
+import contextlib
+import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Set
 
 import callgrind
 import environments
@@ -41,11 +43,28 @@ class Plan(NamedTuple):
         return self.environments["sentry"]
 
 
+@contextlib.contextmanager
+def _left_out_if_it_fails(system: str, left_out: "Set[str]", say: Say) -> "Iterator[None]":
+    """A failure of others' systems is said, and the rest is measured without it.
+
+    valgrind does not know every instruction that their binaries are made of, and not each
+    of their releases has what the worker uses.
+    """
+    try:
+        yield
+    except BenchmarkError as error:
+        if system in ("bare", "stock", "ours", "ours-return"):
+            raise
+        left_out.add(system)
+        say(f"left out from here on: {error}")
+
+
 def instructions(plan: Plan, results: Results) -> None:
     """Instructions a request, for each system, rate, lifecycle and kind of work."""
     if not callgrind.available():
         plan.say(callgrind.MISSING)
         return
+    left_out: "Set[str]" = set()
     for run in plan.runs():
         system, rate, lifecycle, kind, names = run
         plan.say(f"instructions: {SYSTEMS[system].label}, rate {rate:g}, {lifecycle}, {kind}")
@@ -55,7 +74,9 @@ def instructions(plan: Plan, results: Results) -> None:
             (WORKS[name].path, WORKS[name].few * factor, WORKS[name].many * factor)
             for name in names
         ]
-        try:
+        if system in left_out:
+            continue
+        with _left_out_if_it_fails(system, left_out, plan.say):
             counted = callgrind.count(
                 plan.environment(system),
                 SYSTEMS[system].worker,
@@ -65,11 +86,7 @@ def instructions(plan: Plan, results: Results) -> None:
                 kind,
                 rounds=1 if plan.quick else 3,
             )
-        except BenchmarkError as error:
-            if system in ("bare", "stock", "ours", "ours-return"):
-                raise
-            # valgrind does not know every instruction that others' binaries are made of.
-            plan.say(f"left out: {error}")
+        if system in left_out:
             continue
         for name in names:
             values, share, spans = counted[WORKS[name].path]
@@ -80,24 +97,29 @@ def seconds(plan: Plan, results: Results) -> None:
     """Seconds a request, for the same; round by round, all systems in each."""
     found: "Dict[tuple[Run, str], List[float]]" = {}
     rounds = 2 if plan.quick else 7
+    left_out: "Set[str]" = set()
     for number in range(rounds):
         for run in plan.runs():
+            if run.system in left_out:
+                continue
             plan.say(
                 f"wallclock: round {number + 1} of {rounds}, {SYSTEMS[run.system].label}, "
                 f"rate {run.rate:g}, {run.lifecycle}, {run.kind}"
             )
             # No share is counted here: of a rate in between many requests are made.
             factor = 1 if run.rate in (0.0, 1.0) else 10
-            measured = wallclock.measure(
-                plan.environment(run.system),
-                [(WORKS[name].path, WORKS[name].timed * factor) for name in run.works],
-                system=SYSTEMS[run.system].worker,
-                rate=run.rate,
-                lifecycle=run.lifecycle,
-                kind=run.kind,
-            )
-            for name in run.works:
-                found.setdefault((run, name), []).append(measured[WORKS[name].path])
+            works = [(WORKS[name].path, WORKS[name].timed * factor) for name in run.works]
+            with _left_out_if_it_fails(run.system, left_out, plan.say):
+                measured = wallclock.measure(
+                    plan.environment(run.system),
+                    works,
+                    system=SYSTEMS[run.system].worker,
+                    rate=run.rate,
+                    lifecycle=run.lifecycle,
+                    kind=run.kind,
+                )
+                for name in run.works:
+                    found.setdefault((run, name), []).append(measured[WORKS[name].path])
     for (run, name), values in found.items():
         results.add(Row("wallclock", run.system, name, run.rate, run.lifecycle, values))
 
@@ -163,8 +185,6 @@ def scheduler(plan: Plan, results: Results) -> None:
 
 def memory(plan: Plan, results: Results) -> None:
     """Traced bytes and threads with more and more responses open, and after the last."""
-    import json
-
     numbers = [100, 1_000, 3_000, 10_000]
     rounds = 1 if plan.quick else 3
     for rate in (0.0, 1.0):
@@ -186,22 +206,24 @@ def memory(plan: Plan, results: Results) -> None:
 
 
 def imports(plan: Plan, results: Results) -> None:
-    """Seconds that the import of stock and of ours takes, in new processes, in turns."""
-    modules = {
-        "stock": "sentry_sdk.integrations.django",
-        "ours": "vendored_integration.django",
-    }
+    """Seconds that the imports take, in new processes, in turns.
+
+    Ours comes on top of stock: sentry_sdk.init() imports all integrations that it could
+    enable by itself, the stock one among them.
+    """
+    modules = {"stock": ["sentry_sdk.integrations.django"]}
+    modules["ours"] = [*modules["stock"], "vendored_integration.django"]
     script = str(environments.WORKER / "imports.py")
     rounds, tries = (3, 3) if plan.quick else (5, 10)
     values: "Dict[str, List[float]]" = {system: [] for system in modules}
     for module in modules.values():
-        _output(plan.sentry(), [script, module])  # compiles what is not yet
+        _output(plan.sentry(), [script, *module])  # compiles what is not yet
     for number in range(rounds):
         plan.say(f"imports: round {number + 1} of {rounds}")
         least: "Dict[str, List[float]]" = {system: [] for system in modules}
         for _ in range(tries):
             for system, module in modules.items():
-                least[system].append(float(_output(plan.sentry(), [script, module])))
+                least[system].append(float(_output(plan.sentry(), [script, *module])))
         for system in modules:
             values[system].append(min(least[system]))
     for system, found in values.items():
@@ -217,17 +239,21 @@ def loads(plan: Plan, results: Results) -> None:
     rate = 0.1
     values: "Dict[tuple[str, str], List[float]]" = {}
     chosen = [system for system in plan.systems if system != "ours-return"]
+    left_out: "Set[str]" = set()
     for number in range(rounds):
         for held in (0, 100, 1_000):
             for system in chosen:
+                if system in left_out:
+                    continue
                 plan.say(
                     f"load: round {number + 1} of {rounds}, {SYSTEMS[system].label}, "
                     f"{held} streams held open"
                 )
                 worker = SYSTEMS[system].worker
-                found = load.measure(plan.environment(system), worker, rate, held, duration)
-                values.setdefault((system, f"rps@{held}"), []).append(found.rate)
-                values.setdefault((system, f"p99@{held}"), []).append(found.p99)
+                with _left_out_if_it_fails(system, left_out, plan.say):
+                    found = load.measure(plan.environment(system), worker, rate, held, duration)
+                    values.setdefault((system, f"rps@{held}"), []).append(found.rate)
+                    values.setdefault((system, f"p99@{held}"), []).append(found.p99)
     for (system, work), measured in values.items():
         asked = 0.0 if system == "bare" else rate
         results.add(Row("load", system, work, asked, "static", measured))

@@ -1,4 +1,4 @@
-"""Seconds that the import of an integration takes, once Django is there: imports.py MODULE."""
+"""Seconds that imports take, once Django is there: imports.py MODULE..."""
 
 import sys
 import time
@@ -11,5 +11,6 @@ import django.core.handlers.asgi  # noqa: E402
 import django.core.handlers.wsgi  # noqa: E402, F401
 
 began = time.perf_counter()
-__import__(sys.argv[1])
+for module in sys.argv[1:]:
+    __import__(module)
 print(time.perf_counter() - began)
