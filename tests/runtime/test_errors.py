@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import gc
 import logging
 import weakref
@@ -10,7 +12,7 @@ import django
 import pytest
 import sentry_sdk
 from asgi_server import ASYNC_BODIES, KINDS, Connection, django_app, read, streaming_app
-from django.http import StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from harness import Exchange, start_span
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +124,35 @@ def test_one_event(init, lifecycle, way, how):
         assert functions[-2] == way + "_body"
     assert not [frame for frame in frames if "vendored_integration" in frame["module"]]
     assert root.outcome == "failed"
+
+
+@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+def test_one_event_though_the_server_logs_in_another_context(sentry):
+    """Daphne looks once a second for applications that have raised, and logs what."""
+    log_in_server = functools.partial(
+        contextvars.Context().run, logging.getLogger("server").error, "in the application"
+    )
+    log_in_server(exc_info=serve_failing("asgi", "silent"))
+    sentry.root()
+    assert len(sentry.errors()) == 1
+    # What has not come from an application is nobody else's to report.
+    log_in_server(exc_info=ValueError("in the server"))
+    assert len(sentry.errors()) == 2
+
+
+@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+def test_error_object_that_is_used_again(sentry):
+    """A request that logs an error which another one has raised is an event of its own."""
+    error = serve_failing("asgi", "silent")
+
+    async def view(request):
+        log.error("once more", exc_info=error)
+        return HttpResponse()
+
+    asyncio.run(read(serve_asgi(view), "/again"))
+    first, again = sentry.errors()
+    assert first["request"]["url"].endswith("/report")
+    assert again["request"]["url"].endswith("/again")
 
 
 def test_error_in_finally_of_a_body_that_is_closed(sentry):

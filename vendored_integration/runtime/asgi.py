@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Optional, Tuple
 
 import sentry_sdk.integrations.asgi
+import sentry_sdk.scope
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied
 
 from .exchange import (
@@ -90,6 +91,31 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         if self._asgi_version == 2:
             return self._application(scope)(receive, send)
         return self._application(scope, receive, send)
+
+
+def _drop_logged_again(event: Any, hint: Any) -> Any:
+    """Drop what a server logs of an error that has been reported: one error, one event.
+
+    An event processor. The SDK's DedupeIntegration knows the last error of the running
+    context; daphne logs an application's error from another one, up to a second later.
+    """
+    exc_info = hint.get("exc_info") if "log_record" in (hint or ()) else None
+    if exc_info and not _asgi_middleware_applied.get(False) and _has_passed(exc_info[1]):
+        return None  # in a request it would be an error object that is used again
+    return event
+
+
+def _has_passed(error: "Optional[BaseException]") -> bool:
+    """Whether an error has been raised through this middleware, and thus is known to it."""
+    traceback = getattr(error, "__traceback__", None)
+    while traceback is not None:
+        if traceback.tb_frame.f_code is SentryAsgiMiddleware._observed.__code__:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+sentry_sdk.scope.add_global_event_processor(_drop_logged_again)
 
 
 def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":
