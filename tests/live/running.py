@@ -95,11 +95,15 @@ class Running:
         with self.open(path, request_id, method, body=body) as response:
             if self.server.ends_failed:
                 return response.read().body
-            # And logs the error later than others.
-            self.process.wait_for_output(
-                [re.compile("Exception inside application: .*" + request_id)]
-            )
+            self.wait_for_transaction(request_id)
             return b""
+
+    def fetch_failing_until_logged(self, path: str, request_id: str, logged: str) -> None:
+        """The same; it is over when the server has logged the error. `logged` is its last line."""
+        with self.open(path, request_id) as response:
+            if self.server.ends_failed:
+                response.read()
+            self.process.wait_for_output([re.compile(re.escape(logged))])
 
     def fetch_on_one_connection(self, path: str, request_ids: List[str]) -> List[bytes]:
         """The bodies of requests that are made one after the other."""
@@ -198,6 +202,15 @@ class Live:
             yield running
         finally:
             running.stop()
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[Running]:
+        """One that logs an application's error; see Server.ends_failed."""
+        if self.server.ends_failed:
+            yield self.main
+        else:
+            with self.fresh() as running:
+                yield running
 
     @property
     def running(self) -> Dict[str, Running]:

@@ -31,8 +31,9 @@ class Server(NamedTuple):
     # Runs requests in threads, or in one event loop. Greenlets share their thread's one loop:
     # of two requests at the same time only one can be in async code, nor may that use sync_to_async.
     asyncio: bool = True
-    # Closes the connection when the application has failed in mid-stream; without, the
-    # client waits for ever.
+    # Closes the connection when the application has failed in mid-stream; without, the client
+    # waits for ever. And logs each such error: daphne looks for them once a second, and no
+    # more after the first one that it has found while the client was still waiting.
     ends_failed: bool = True
     # For the test app.
     environment: Mapping[str, str] = MappingProxyType({})

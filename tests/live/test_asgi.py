@@ -1,6 +1,5 @@
 """What there is only under ASGI: cancelled tasks, asyncio's own context, `lifespan`."""
 
-import re
 import uuid
 
 import pytest
@@ -135,9 +134,10 @@ def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> Non
 @pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])
 def test_error_that_the_server_logs(live: Live, request_id: str, path: str) -> None:
     """It logs the error, some time later and in another context: there is still one event."""
-    live.main.fetch_failing(path, request_id)
-    live.main.process.wait_for_output([re.compile("RuntimeError: in mid-stream of " + request_id)])
-    check_one_error(live, live.main.the_transaction(request_id), "in mid-stream of " + request_id)
+    message = "in mid-stream of " + request_id
+    with live.logging() as running:
+        running.fetch_failing_until_logged(path, request_id, "RuntimeError: " + message)
+        check_one_error(running, running.the_transaction(request_id), message)
 
 
 def test_cause_that_the_server_logs(live: Live, request_id: str) -> None:
@@ -145,10 +145,11 @@ def test_cause_that_the_server_logs(live: Live, request_id: str) -> None:
 
     The SDK's own middleware raises it `from None`.
     """
-    live.main.fetch_failing("/stream-async-labelled-fails/", request_id)
-    live.main.process.wait_for_output([re.compile("RuntimeError: labelled in " + request_id)])
-    assert "LookupError: cause in " + request_id in live.main.process.output
-    check_one_error(live, live.main.the_transaction(request_id), "labelled in " + request_id)
+    path, message = "/stream-async-labelled-fails/", "labelled in " + request_id
+    with live.logging() as running:
+        running.fetch_failing_until_logged(path, request_id, "RuntimeError: " + message)
+        assert "LookupError: cause in " + request_id in running.process.output
+        check_one_error(running, running.the_transaction(request_id), message)
 
 
 ASYNCIO = b"""\

@@ -122,10 +122,10 @@ def test_response_that_is_not_a_stream(live: Live, request_id: str, path: str) -
     assert [name for name in trace.data if "response.stream." in name] == []
 
 
-def check_one_error(live: Live, trace: Trace, message: str) -> None:
-    (event,) = errors(live.main.sink, message)
+def check_one_error(running: Running, trace: Trace, message: str) -> None:
+    (event,) = errors(running.sink, message)
     # Nor one without the exception, from the server's log.
-    assert len(live.main.sink.errors()) == 1, live.main.sink.describe()
+    assert len(running.sink.errors()) == 1, running.sink.describe()
     context = event["contexts"]["trace"]
     assert context["trace_id"] == trace.trace_id
     assert context["span_id"] in trace.span_ids
@@ -143,7 +143,7 @@ def test_error_in_mid_stream(live: Live, request_id: str, path: str) -> None:
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "internal_error", "error")
     assert trace.outcome == "failed"
-    check_one_error(live, trace, "in mid-stream of " + request_id)
+    check_one_error(live.main, trace, "in mid-stream of " + request_id)
 
 
 @pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])
@@ -164,7 +164,7 @@ def test_what_an_error_in_mid_stream_carries(live: Live, request_id: str, path: 
     """The request, what the view has said about it, and the error's chain of causes."""
     live.main.fetch_failing(path + "?page=2", request_id, "POST", b'{"posted": 1}')
     trace = live.main.the_transaction(request_id)
-    check_one_error(live, trace, "labelled in " + request_id)
+    check_one_error(live.main, trace, "labelled in " + request_id)
     (event,) = errors(live.main.sink, "labelled in " + request_id)
     request = event["request"]
     assert request["method"] == "POST"
@@ -191,7 +191,7 @@ def test_error_in_the_view(live: Live, request_id: str, path: str) -> None:
     assert live.main.fetch(path, request_id).status == 500
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "internal_error", "error")
-    check_one_error(live, trace, "in the view of " + request_id)
+    check_one_error(live.main, trace, "in the view of " + request_id)
 
 
 def test_client_hangs_up(live: Live, request_id: str) -> None:
