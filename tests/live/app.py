@@ -742,10 +742,17 @@ def _stuck(send, gate):
 
 def _disconnect(receive, gate):
     async def tell():
+        # Until the application has heard of it, and cancelled what it has to.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        _, writer = await asyncio.open_connection("127.0.0.1", gate)
+        writer.close()
+
+    async def receive_and_tell():
         message = await receive()
         if message["type"] == "http.disconnect":
-            _, writer = await asyncio.open_connection("127.0.0.1", gate)
-            writer.close()
+            telling.append(asyncio.ensure_future(tell()))
         return message
 
-    return tell
+    telling = []
+    return receive_and_tell
