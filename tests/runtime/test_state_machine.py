@@ -267,17 +267,20 @@ class ResponseMachine(RuleBasedStateMachine):
                 os._exit(2)
         assert os.waitpid(pid, 0)[1] == 0
 
+    def requests(self):
+        # In the stream lifecycle a span that a step makes when the response has been
+        # closed meanwhile is a segment of its own.
+        return [root for root in self.sentry.roots() if root.op == "http.server"]
+
     @invariant()
     def one_finish(self):
         if self.sentry is None:
             return
         if self.ended is None:
-            assert [root.outcome for root in self.sentry.roots()] == ["continued"] * (
-                self.parts - 1
-            )
+            assert [root.outcome for root in self.requests()] == ["continued"] * (self.parts - 1)
             return
-        self.sentry.wait_for(lambda: len(self.sentry.roots()) == self.parts)
-        *continued, root = self.sentry.roots()
+        self.sentry.wait_for(lambda: len(self.requests()) == self.parts)
+        *continued, root = self.requests()
         assert {root.outcome for root in continued} <= {"continued"}
         assert root.outcome == self.ended
         assert root.data["http.response.stream.chunks"] == self.chunks_at_end
