@@ -74,8 +74,8 @@ class PartRecorder(_SpanRecorder):
     @property
     def worth_sending(self) -> bool:
         """Whether at least half of the spans have ended, and would make room."""
-        ended = sum(span.timestamp is not None for span in list(self.spans))
-        return 2 * ended >= len(self.spans)
+        known = self.spans[:]  # other threads go on
+        return 2 * sum(span.timestamp is not None for span in known) >= len(known)
 
     def take_ended(self) -> _SpanRecorder:
         """Take the spans that have ended. Others may be appended meanwhile, and stay."""
