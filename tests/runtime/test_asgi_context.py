@@ -16,9 +16,9 @@ from asgi_server import (
     read,
 )
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.middleware.gzip import GZipMiddleware
-from django.test import override_settings
 from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
 from test_context import local, report, request_id
@@ -112,7 +112,7 @@ def sync_middleware(get_response):
 @pytest.mark.parametrize("body_kind", ["sync", "async"])
 @pytest.mark.parametrize("server", ["wsgi", "asgi"])
 @pytest.mark.parametrize("middleware", ["none", "sync"])
-def test_sync_work_of_a_body(init, middleware, server, view_kind, body_kind):
+def test_sync_work_of_a_body(init, monkeypatch, middleware, server, view_kind, body_kind):
     """asgiref finds a thread for it: not that of the call in which the response was created.
 
     With a sync middleware that call has returned before the body begins: "CurrentThreadExecutor
@@ -151,8 +151,8 @@ def test_sync_work_of_a_body(init, middleware, server, view_kind, body_kind):
 
     view = async_view if view_kind == "async" else sync_view
     middlewares = [] if middleware == "none" else [__name__ + ".sync_middleware"]
-    with override_settings(MIDDLEWARE=middlewares):
-        app = serve(view) if server == "wsgi" else serve_asgi(view)
+    monkeypatch.setattr(settings, "MIDDLEWARE", middlewares)
+    app = serve(view) if server == "wsgi" else serve_asgi(view)
     sent = Exchange(app).read() if server == "wsgi" else b"".join(asyncio.run(read(app)).chunks)
     assert sent == b"A A A;" * 2
     assert closed == [b"A A A;"]
