@@ -30,9 +30,13 @@ if not settings.configured:
 import hypothesis  # noqa: E402
 import sentry_sdk  # noqa: E402
 from harness import LIFECYCLES, Received, assert_accepted  # noqa: E402
+from sentry_sdk.sessions import SessionFlusher  # noqa: E402
 
 from vendored_integration import DjangoIntegration  # noqa: E402
 from vendored_integration.runtime.registry import registry  # noqa: E402
+
+# The sessions are flushed along with the client; its thread would sleep for a minute.
+SessionFlusher._ensure_running = lambda self: None
 
 # For the many combinations that the matrix runs; --hypothesis-profile chooses it.
 hypothesis.settings.register_profile("quick", max_examples=15)
@@ -62,6 +66,9 @@ def init():
         transport = Received()
         received.append(transport)
         options.setdefault("traces_sample_rate", 1.0)
+        # Each client would leave threads that sleep for up to a minute after its end:
+        # a thousand by the time that a profiler wants to look at all of them.
+        options.setdefault("enable_backpressure_handling", False)
         sentry_sdk.init(
             dsn="http://public@127.0.0.1:9/1",
             transport=transport,
@@ -76,6 +83,7 @@ def init():
     for transport in received:
         for event in transport.transactions():
             assert_accepted(event)
+    sentry_sdk.get_client().close(timeout=0)
     sentry_sdk.init()
 
 
