@@ -130,8 +130,8 @@ def test_hunk_without_a_file(project: Project) -> None:
 
 
 def test_patch_that_names_a_file_that_is_not_there(project: Project) -> None:
-    output = refused(project, sdk.PATCH.replace("wsgi.py", "django/views.py"))
-    assert "django/views.py" in output
+    output = refused(project, sdk.PATCH.replace("wsgi.py", "django/tasks.py"))
+    assert "django/tasks.py" in output
     assert "django/asgi.py" in output
 
 
