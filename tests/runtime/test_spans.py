@@ -1,0 +1,91 @@
+"""What is left out for a request that is not sampled, and what is not."""
+
+import io
+import logging
+
+import pytest
+import sentry_sdk
+from django.core.signals import request_finished, request_started
+from django.http import HttpResponse
+from harness import Exchange, start_span
+from sentry_sdk.utils import logger as sdk_logger
+from views import serve
+
+
+@pytest.fixture
+def receiver():
+    called = []
+
+    def receive(sender, **kwargs):
+        called.append(kwargs["signal"])
+
+    request_started.connect(receive)
+    request_finished.connect(receive)
+    yield called
+    request_started.disconnect(receive)
+    request_finished.disconnect(receive)
+
+
+def header():
+    """The sentry-trace header of an outgoing request that the view makes in a span."""
+    found = []
+
+    def view(request):
+        with start_span("mine"):
+            found.append(
+                dict(sentry_sdk.Scope.get_current_scope().iter_trace_propagation_headers())
+            )
+        return HttpResponse(b"x")
+
+    Exchange(serve(view), HTTP_SENTRY_TRACE="0123456789abcdef" * 2 + "-0123456789abcdef-0").read()
+    return found[0]["sentry-trace"]
+
+
+def span():
+    return sentry_sdk.start_span(op="test", name="mine")
+
+
+def test_unsampled_request(init, receiver):
+    """Signals reach their receivers, outgoing requests say what they said, nothing is sent."""
+    sentry = init(traces_sample_rate=1.0)
+    trace_id, _, sampled = header().split("-")
+    assert (trace_id, sampled) == ("0123456789abcdef" * 2, "0")
+    assert receiver == [request_started, request_finished]
+    assert not sentry.transactions()
+
+
+def test_sampled_request_has_its_spans(init, receiver):
+    """Those of receivers and view are the integration's, and stay."""
+    sentry = init(traces_sample_rate=1.0)
+    Exchange(serve(lambda request: HttpResponse(b"x"))).read()
+    names = [span.name for span in sentry.root().spans]
+    assert sum("receive" in name for name in names) == 2
+    assert receiver == [request_started, request_finished]
+
+
+def test_breadcrumbs_and_errors_of_an_unsampled_request(init):
+    """An error is reported, in the trace that the request came with."""
+    sentry = init(traces_sample_rate=0.0)
+
+    def view(request):
+        sentry_sdk.add_breadcrumb(message="seen")
+        raise ValueError("in the view")
+
+    Exchange(serve(view)).read()
+    (event,) = sentry.errors()
+    assert [crumb["message"] for crumb in event["breadcrumbs"]["values"]] == ["seen"]
+    assert event["contexts"]["trace"]["trace_id"]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_debug_messages(init, debug):
+    """The SDK's own log is what ``debug`` says, as with stock."""
+    init(traces_sample_rate=0.0, debug=debug)
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    sdk_logger.addHandler(handler)
+    try:
+        Exchange(serve(lambda request: HttpResponse(b"x"))).read()
+    finally:
+        sdk_logger.removeHandler(handler)
+    assert ("Discarding" in written.getvalue()) == debug
