@@ -73,7 +73,7 @@ def test_breadcrumbs_and_errors_of_an_unsampled_request(init):
 
     Exchange(serve(view)).read()
     (event,) = sentry.errors()
-    assert [crumb["message"] for crumb in event["breadcrumbs"]["values"]] == ["seen"]
+    assert "seen" in [crumb.get("message") for crumb in event["breadcrumbs"]["values"]]
     assert event["contexts"]["trace"]["trace_id"]
 
 
