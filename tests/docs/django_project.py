@@ -19,7 +19,7 @@ from sink import EnvelopeSink
 STAGE = Path(__file__).resolve().with_name("stage.py")
 
 #: What a block begins with that is a file of the project.
-PATH = re.compile(r"# ((?:shop/)[\w/]+\.py)\n")
+PATH = re.compile(r"# (shop/[\w/]+\.py)\n")
 
 SETTINGS = """\
 ALLOWED_HOSTS = ["*"]

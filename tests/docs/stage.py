@@ -6,6 +6,7 @@ JOB is a file of JSON: the snippets of the page, in their order, and what the te
 done after them. The working directory is the project's.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -34,19 +35,21 @@ def main() -> None:
         importlib.import_module(module)
     wsgi = importlib.import_module("shop.wsgi").application
     asgi = importlib.import_module("shop.asgi").application
-    namespace: Dict[str, Any] = {"__name__": "snippet", "app": wsgi}
+    namespace: Dict[str, Any] = {"app": wsgi}
     for name, line, text in job["snippets"]:
         exec(compile("\n" * (line - 1) + text, name, "exec"), namespace)
     namespace.update(
-        get=lambda *a, **k: get(wsgi, *a, **k), aget=lambda *a, **k: aget(asgi, *a, **k)
+        call=call,
+        acall=acall,
+        get=functools.partial(call, wsgi),
+        aget=functools.partial(acall, asgi),
+        get_all=lambda: [call(wsgi, path) for path in _paths()],
     )
-    namespace.update(call=lambda app, *a, **k: get(app, *a, **k), acall=aget)
-    namespace["get_all"] = lambda: [get(wsgi, path) for path in _paths()]
     exec(compile(job["then"], "then", "exec"), namespace)
     sentry_sdk.flush(timeout=10)
 
 
-def get(
+def call(
     application: Callable[..., Any], path: str, chunks: int = sys.maxsize, **environ: str
 ) -> Tuple[str, str]:
     """Do what a WSGI server does for a request; hang up after so many chunks."""
@@ -64,7 +67,7 @@ def get(
     return status[0], body.decode()
 
 
-def aget(application: Callable[..., Any], path: str) -> Tuple[int, str]:
+def acall(application: Callable[..., Any], path: str) -> Tuple[int, str]:
     """Do what an ASGI server does for a request."""
     import asyncio
 

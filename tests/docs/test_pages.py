@@ -1,6 +1,7 @@
 """Every block of code in the pages is run, or parsed by what it is written for."""
 
 import ast
+import configparser
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
+from xml.etree import ElementTree
 
 import commands
 import pytest
@@ -74,7 +76,8 @@ def a_request(sink: EnvelopeSink, name: str) -> Trace:
 
 
 def shows_the_quick_start(project: Project, sink: EnvelopeSink) -> None:
-    assert project.run("print(get('/export.csv'))")
+    body = "number,cents\n1,100\n2,200\n3,300\nall,600\n"
+    project.run(f"assert get('/export.csv') == ('200 OK', {body!r})")
     trace = a_request(sink, "/export.csv")
     assert trace.outcome == "completed"
     assert trace.data["http.response.stream.chunks"] == 5
@@ -362,8 +365,6 @@ def test_requirements(block: Block) -> None:
 @each(blocks_of("ini"))
 def test_ini(block: Block) -> None:
     """uWSGI's options are those that its own list has."""
-    import configparser
-
     parser = configparser.ConfigParser()
     parser.read_string(block.text)
     assert parser.sections() == ["uwsgi"], "only uWSGI's are known"
@@ -414,8 +415,6 @@ def test_issue_templates(name: str) -> None:
 
 def test_pictures() -> None:
     """They are well-formed, and say in words what they show."""
-    from xml.etree import ElementTree
-
     pictures = sorted((ROOT / "docs").glob("*.svg"))
     assert pictures
     for path in pictures:
@@ -424,6 +423,12 @@ def test_pictures() -> None:
 
 
 # -- what the pages say of the package
+
+
+def test_table_of_servers() -> None:
+    """It has the servers that the live tests run, and what is expected of each."""
+    command = [sys.executable, str(ROOT / "tests" / "live" / "table.py"), "--check"]
+    subprocess.run(command, check=True)
 
 
 def test_options_and_their_defaults() -> None:
