@@ -90,8 +90,8 @@ def _of_transaction(event: Json) -> Trace:
         op=trace.get("op") or "",
         span_id=trace["span_id"],
         parent_span_id=trace.get("parent_span_id"),
-        start=_seconds(event["start_timestamp"]),
-        end=_seconds(event["timestamp"]),
+        start=seconds(event["start_timestamp"]),
+        end=seconds(event["timestamp"]),
         trace_id=trace["trace_id"],
         status=trace.get("status") or "",
         # Up to 2.11 the SDK sends no data of a transaction.
@@ -103,8 +103,8 @@ def _of_transaction(event: Json) -> Trace:
                 op=span.get("op") or "",
                 span_id=span["span_id"],
                 parent_span_id=span.get("parent_span_id"),
-                start=_seconds(span["start_timestamp"]),
-                end=_seconds(span["timestamp"]),
+                start=seconds(span["start_timestamp"]),
+                end=seconds(span["timestamp"]),
             )
             for span in event["spans"]
             if span["trace_id"] == trace["trace_id"]
@@ -138,12 +138,13 @@ def _streamed(span: Json) -> Json:
         "op": attributes(span).get("sentry.op") or "",
         "span_id": span["span_id"],
         "parent_span_id": span.get("parent_span_id"),
-        "start": _seconds(span["start_timestamp"]),
-        "end": _seconds(span["end_timestamp"]),
+        "start": seconds(span["start_timestamp"]),
+        "end": seconds(span["end_timestamp"]),
     }
 
 
-def _seconds(timestamp: Any) -> float:
+def seconds(timestamp: Any) -> float:
+    """Since the epoch: events have a number or a text, as the SDK's release likes."""
     if isinstance(timestamp, (int, float)):
         return float(timestamp)
     # Before Python 3.11 fromisoformat() does not know the Z.

@@ -8,8 +8,8 @@ Nothing in the views knows which integration is at work. Set up by the environme
     DEMO_DIRECTORY    holds shop.sqlite3 and catalogue.bin; journal-<integration>.jsonl is
                       written there
 
-The journal is the project's own log: a line for everything that a body did, whatever
-Sentry was told. The report compares it with what Sentry received.
+The journal is the project's own log: a line for everything that a body did, written when
+it is done, whatever Sentry was told. The report compares it with what Sentry received.
 """
 
 import csv
@@ -84,7 +84,11 @@ start_sentry()
 django.setup()
 
 structlog.configure(
-    processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.TimeStamper(key="time"),  # seconds since the epoch
+        structlog.processors.JSONRenderer(),
+    ],
     logger_factory=structlog.WriteLoggerFactory(
         # A line at a time: the client waits for lines.
         file=open(  # noqa: SIM115
@@ -107,23 +111,35 @@ class Journal:
 
     def __init__(self, request):
         self.stream = request.headers["X-Request-ID"]
-
-    def _query(self, execute, sql, params, many, context):
-        self.write("query", sql=sql)
-        return execute(sql, params, many, context)
+        self.depth = 0
 
     def write(self, kind, **fields):
         log.info(kind, stream=self.stream, **fields)
 
     @contextmanager
+    def timed(self, kind, **fields):
+        """A line at its end, which says how long it took, and in how many others it was."""
+        self.depth += 1
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            seconds = time.perf_counter() - started
+            self.write(kind, depth=self.depth, seconds=seconds, **fields)
+
+    def _query(self, execute, sql, params, many, context):
+        with self.timed("query", sql=sql):
+            return execute(sql, params, many, context)
+
+    @contextmanager
     def span(self, op, name):
         """A span as an application would make it, in either lifecycle."""
-        self.write("span", op=op, name=name)
         if LIFECYCLE == "stream":
             span = sentry_sdk.traces.start_span(name=name, attributes={"sentry.op": op})
         else:
             span = sentry_sdk.start_span(op=op, name=name)
-        with span:
+        with self.timed("span", op=op, name=name), span:
             yield
 
     def body(self, chunks):

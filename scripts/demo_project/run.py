@@ -11,8 +11,10 @@ with ours, and a client reads five streams from it, one after the other.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import platform
 import signal
 import socket
 import sqlite3
@@ -29,6 +31,7 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import findings  # noqa: E402
 import report  # noqa: E402
 import requests  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 from gunicorn.config import (  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
@@ -88,6 +91,8 @@ class Served(NamedTuple):
     trace_id: str
     status: int
     size: int  # bytes
+    started: float  # seconds since the epoch
+    arrivals: List[float]  # of the body's pieces, in seconds since `started`
     seconds: float
     ending: str
     journal: List[Dict[str, Any]]
@@ -191,8 +196,10 @@ def drive(integration: str, directory: Path, dsn: str, lifecycle: str, port: int
 def _read(client: requests.Session, server: Server, integration: str, stream: Stream) -> Served:
     name = f"{stream.name}-{integration}"
     size = 0
+    arrivals = []
     ending = "read to its end"
-    started = time.perf_counter()
+    # The server's clock, for the page's time axis, and one that nobody sets.
+    started, counter = time.time(), time.perf_counter()
     with client.get(
         server.url + stream.target,
         headers={"X-Request-ID": name},
@@ -204,6 +211,7 @@ def _read(client: requests.Session, server: Server, integration: str, stream: St
         try:
             lines = 0
             for chunk in response.iter_content(None if stream.journalled else 1 << 20):
+                arrivals.append(time.perf_counter() - counter)
                 size += len(chunk)
                 lines += chunk.count(b"\n")
                 if stream.hangs_up_after is not None and lines >= stream.hangs_up_after:
@@ -211,10 +219,12 @@ def _read(client: requests.Session, server: Server, integration: str, stream: St
                     break
         except requests.exceptions.ChunkedEncodingError:
             ending = "cut off"
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - counter
     journal = _journal(server, name) if stream.journalled else []
     trace_id = response.headers["X-Trace-Id"]
-    return Served(stream, trace_id, response.status_code, size, seconds, ending, journal)
+    return Served(
+        stream, trace_id, response.status_code, size, started, arrivals, seconds, ending, journal
+    )
 
 
 def _journal(server: Server, name: str) -> List[Dict[str, Any]]:
@@ -246,6 +256,16 @@ def _make_data(directory: Path) -> None:
     connection.close()
 
 
+def versions() -> str:
+    names = ("sentry-sdk", "vendored-integration", "Django", "gunicorn")
+    text = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return f"{text}, Python {platform.python_version()}"
+
+
+def sdk_streams_spans() -> bool:
+    return importlib.util.find_spec("sentry_sdk.traces") is not None
+
+
 def run(options: argparse.Namespace, screen: report.Screen) -> int:
     runs: Dict[str, List[Served]] = {}
     sinks: Dict[str, EnvelopeSink] = {}
@@ -267,7 +287,10 @@ def run(options: argparse.Namespace, screen: report.Screen) -> int:
     if options.dsn:
         screen.sent(runs, urlsplit(options.dsn).hostname or "")
         return 0
-    return 0 if screen.compare(runs, sinks) else 1
+    sides = findings.compare(runs, sinks)
+    screen.compare(sides)
+    # The last one is ours.
+    return 0 if sides[-1].clean else 1
 
 
 def parse(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -288,11 +311,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         if options.dsn:
             Dsn(options.dsn)
-        if options.lifecycle == "stream" and not report.sdk_streams_spans():
+        if options.lifecycle == "stream" and not sdk_streams_spans():
             raise Refused(
                 f"sentry-sdk {metadata.version('sentry-sdk')} knows no --lifecycle stream"
             )
-        screen.versions()
+        screen.versions(versions())
         return run(options, screen)
     except BadDsn as error:
         print(f"error: --dsn {options.dsn}: {error}", file=sys.stderr)

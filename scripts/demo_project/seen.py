@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Container, Iterator, List, NamedTuple, Optional, Tuple
 
 from sink import EnvelopeSink, attributes
-from traces import Span, Trace, traces
+from traces import Span, Trace, seconds, traces
 
 
 class Error(NamedTuple):
@@ -14,6 +14,7 @@ class Error(NamedTuple):
     value: str
     trace_id: Optional[str]
     span_id: Optional[str]
+    time: float  # seconds since the epoch
 
     def is_in(self, trace: Trace) -> bool:
         """Whether it is shown at one of these spans."""
@@ -34,6 +35,7 @@ def errors(sink: EnvelopeSink) -> Iterator[Error]:
             value=values[-1].get("value") or "",
             trace_id=trace.get("trace_id"),
             span_id=trace.get("span_id"),
+            time=seconds(event["timestamp"]),
         )
 
 
@@ -48,11 +50,6 @@ def children(trace: Trace, span_id: str) -> List[Span]:
         ),
         key=lambda span: span.start,
     )
-
-
-def found(trace: Trace, expected: Counter[Tuple[str, str]]) -> int:
-    """How many of these (op, name) are among the spans."""
-    return sum((Counter((span.op, span.name) for span in trace.spans) & expected).values())
 
 
 def strays(
