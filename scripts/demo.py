@@ -4,9 +4,10 @@
 Makes a virtual environment in a temporary directory, builds this checkout and installs
 it there together with Django, gunicorn and a client, serves a small Django project once
 with sentry_sdk's own DjangoIntegration and once with vendored_integration's, and shows
-side by side what a Sentry on loopback has received. No Sentry account is needed, and
-nothing is left behind: the temporary directory and all processes are gone at the end,
-also after Ctrl-C.
+side by side what a Sentry on loopback has received: as text here, and as waterfalls on a
+page of HTML, which needs no network. No Sentry account is needed, and nothing but the page
+is left behind: the temporary directory and all processes are gone at the end, also after
+Ctrl-C.
 
 Needs Python 3.8 or newer with venv, a Unix (for gunicorn), and pip's package index.
 
@@ -38,6 +39,9 @@ OLDEST_PYTHON = (3, 8)
 
 # Beside the package itself, which brings Django and the SDK.
 REQUIREMENTS = ["gunicorn", "requests", "rich", "structlog"]
+
+# Where the page goes, if nobody says otherwise.
+PAGE = ROOT / ".cache" / "demo.html"
 
 # What a build needs of the checkout; files at its top are needed as well.
 DIRECTORIES = ["patches", "scripts", "vendored_integration"]
@@ -234,6 +238,36 @@ def check_machine() -> None:
             )
 
 
+def check_page(options: argparse.Namespace) -> None:
+    """Find out where the page goes, before anything that takes long."""
+    if options.dsn:
+        if options.html:
+            raise Refused(
+                "--html with --dsn: what another Sentry receives cannot be seen from here.\n"
+                "Next: leave one of them out"
+            )
+        return
+    page = Path(os.path.abspath(options.html or PAGE))
+    problem = ""
+    if page.is_dir():
+        problem = "it is a directory"
+    elif not options.html:
+        try:
+            page.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            problem = str(error)
+    if not problem and not page.parent.is_dir():
+        problem = f"there is no directory {page.parent}"
+    if not problem and not os.access(str(page.parent), os.W_OK | os.X_OK):
+        problem = f"{page.parent} may not be written to"
+    if problem:
+        raise Refused(
+            f"cannot write the page {page}: {problem}.\n"
+            "Next: name a file in a directory of yours with --html FILE"
+        )
+    options.html = str(page)
+
+
 def check_options(options: argparse.Namespace) -> None:
     if options.width is not None and options.width < LEAST_WIDTH:
         raise Refused(f"--width {options.width}: expected at least {LEAST_WIDTH} columns")
@@ -244,6 +278,7 @@ def check_options(options: argparse.Namespace) -> None:
                 f"--dsn {options.dsn}: expected https://KEY@HOST/PROJECT "
                 "(in Sentry: Settings, Projects, Client Keys)"
             )
+    check_page(options)
     if options.port:
         # Looked at again when it is used, which is after the installation.
         import socket
@@ -310,6 +345,8 @@ def demo(options: argparse.Namespace, signals: Signals, directory: Path) -> int:
     command += [f"--lifecycle={options.lifecycle}", f"--port={options.port}"]
     if options.dsn:
         command.append(f"--dsn={options.dsn}")
+    else:
+        command.append(f"--html={options.html}")
     if options.width:
         command.append(f"--width={options.width}")
     if options.no_color:
@@ -339,6 +376,11 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
         "--dsn",
         help="send to this Sentry, and print which traces to look for, instead of comparing "
         "on loopback",
+    )
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="where the page goes (default: .cache/demo.html in this checkout)",
     )
     parser.add_argument(
         "--port",

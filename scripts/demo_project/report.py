@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Union
 
 import seen
@@ -91,6 +92,11 @@ class Screen:
             self._beside([side.title for side in sides], list(both))
         self.console.print()
         self._sums(sides)
+
+    def written(self, page: Path) -> None:
+        self.console.print()
+        # Not broken into lines: it is to be clicked on, or copied.
+        self.console.print(Text(f"The same as waterfalls, for a browser: {page}"), soft_wrap=True)
 
     def _beside(self, titles: List[str], both: List[Finding]) -> None:
         cells = [Group(*_account(finding)) for finding in both]
