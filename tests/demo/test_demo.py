@@ -1,55 +1,15 @@
 """scripts/demo.py, as a user runs it: in a process of its own, judged by what it prints and leaves."""
 
 import importlib.util
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-DEMO = SCRIPTS / "demo.py"
-SECOND_STAGE = SCRIPTS / "demo_project" / "run.py"
-
-NEEDED = ("django", "gunicorn", "requests", "rich", "structlog", "vendored_integration")
-needs_installed = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="the demo's second stage needs " + ", ".join(NEEDED),
-)
-
-
-def start(script, directory, *arguments, **environment):
-    """Start it with a temporary directory and a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments],
-        cwd=str(directory),
-        env={
-            **os.environ,
-            "TMPDIR": str(directory),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONIOENCODING": "utf-8",
-            **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def finish(process, timeout=60):
-    """Its exit status, and its output as text."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    return process.returncode, out.decode(), err.decode()
+from stages import DEMO, SCRIPTS, SECOND_STAGE, finish, needs_installed, start
 
 
 def wait_until(condition, timeout=30):
@@ -149,6 +109,21 @@ def test_dsn_that_is_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["", "missing/demo.html"])
+def test_page_that_cannot_be_written(tmp_path, place):
+    """Said before anything is installed."""
+    page = str(tmp_path / place)
+    assert_refused(finish(start(DEMO, tmp_path, "--html", page)), page, "Next:")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_page_of_what_another_sentry_received(tmp_path):
+    """It would have nothing to show."""
+    arguments = ("--html", "demo.html", "--dsn", "https://key@sentry.example/1")
+    assert_refused(finish(start(DEMO, tmp_path, *arguments)), "--html with --dsn", "Next:")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def demo(monkeypatch):
     """scripts/demo.py as a module, with no signal handlers installed."""
@@ -206,15 +181,18 @@ def checkout():
 
 @pytest.mark.network
 @needs_proc
-def test_whole_run_leaves_nothing_behind(tmp_path):
+def test_whole_run_leaves_nothing_but_the_page_behind(tmp_path):
     before = checkout()
+    page = SCRIPTS.parent / ".cache" / "demo.html"
     status, out, err = finish(start(DEMO, tmp_path), timeout=600)
     assert (status, err) == (0, "")
     assert "\033" not in out
     assert "vendored_integration: 0 of " in out
+    assert out.endswith(f": {page}\n")
+    assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert list(tmp_path.iterdir()) == []
     assert processes_with(str(tmp_path)) == []
-    assert checkout() == before
+    assert checkout() == before | {page.parent, page}
 
 
 @pytest.mark.network
