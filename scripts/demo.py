@@ -40,6 +40,9 @@ OLDEST_PYTHON = (3, 8)
 # Beside the package itself, which brings Django and the SDK.
 REQUIREMENTS = ["gunicorn", "requests", "rich", "structlog"]
 
+# Where Spotlight's sidecar listens, if nobody says otherwise.
+SPOTLIGHT = "http://localhost:8969/stream"
+
 # Where the page goes, if nobody says otherwise.
 PAGE = ROOT / ".cache" / "demo.html"
 
@@ -268,6 +271,52 @@ def check_page(options: argparse.Namespace) -> None:
     options.html = str(page)
 
 
+def check_spotlight(options: argparse.Namespace) -> None:
+    """Refuse a Spotlight that does not answer, before anything that takes long."""
+    if options.spotlight is None:
+        return
+    if options.dsn:
+        raise Refused(
+            "--spotlight with --dsn: what another Sentry receives cannot be seen from here.\n"
+            "Next: leave one of them out"
+        )
+    url = options.spotlight.rstrip("/")
+    parts = urlsplit(url)
+    if not (parts.scheme in ("http", "https") and parts.hostname):
+        raise Refused(f"--spotlight {options.spotlight}: expected {SPOTLIGHT} or the like")
+    if not parts.path:
+        url += "/stream"  # where it listens, as the SDK's own option has it
+    problem = _unhealthy(url.rpartition("/")[0] + "/health")
+    if problem:
+        command = "spotlight" if shutil.which("spotlight") else "npx @spotlightjs/spotlight"
+        lines = [f"no Spotlight answers at {url}: {problem}"]
+        lines.append(f"Next: start it in another terminal, with {command}, then run this again")
+        if command.startswith("npx") and not shutil.which("npx"):
+            lines.append("(npx comes with Node.js, https://nodejs.org)")
+        raise Refused("\n".join(lines))
+    options.spotlight = url
+
+
+def _unhealthy(url: str) -> str:
+    """Why a GET of this is not answered with 200; empty if it is."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    # The user's proxy is not for it.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=10):
+            return ""
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"{url} says {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+
+
 def check_options(options: argparse.Namespace) -> None:
     if options.width is not None and options.width < LEAST_WIDTH:
         raise Refused(f"--width {options.width}: expected at least {LEAST_WIDTH} columns")
@@ -279,6 +328,7 @@ def check_options(options: argparse.Namespace) -> None:
                 "(in Sentry: Settings, Projects, Client Keys)"
             )
     check_page(options)
+    check_spotlight(options)
     if options.port:
         # Looked at again when it is used, which is after the installation.
         import socket
@@ -347,6 +397,8 @@ def demo(options: argparse.Namespace, signals: Signals, directory: Path) -> int:
         command.append(f"--dsn={options.dsn}")
     else:
         command.append(f"--html={options.html}")
+    if options.spotlight:
+        command.append(f"--spotlight={options.spotlight}")
     if options.width:
         command.append(f"--width={options.width}")
     if options.no_color:
@@ -381,6 +433,14 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
         "--html",
         metavar="FILE",
         help="where the page goes (default: .cache/demo.html in this checkout)",
+    )
+    parser.add_argument(
+        "--spotlight",
+        nargs="?",
+        const=SPOTLIGHT,
+        metavar="URL",
+        help="show the same in Sentry's Spotlight, which has to be running: "
+        f"npx @spotlightjs/spotlight (default: {SPOTLIGHT})",
     )
     parser.add_argument(
         "--port",

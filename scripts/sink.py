@@ -167,7 +167,8 @@ class EnvelopeSink:
 
     `respond` is called with each envelope after it has been stored. It may return a
     `Reply` to send instead of `200 {}`, may block (a slow Sentry), and may raise (a
-    broken one: status 500). `on_item` is called with each item.
+    broken one: status 500). `on_item` is called with each item, and `on_body` with each
+    envelope's bytes as they came and their Content-Encoding ("" for none).
     """
 
     def __init__(
@@ -176,9 +177,11 @@ class EnvelopeSink:
         *,
         respond: Callable[[Envelope], Reply | None] | None = None,
         on_item: Callable[[Item], None] | None = None,
+        on_body: Callable[[bytes, str], None] | None = None,
     ) -> None:
         self.respond = respond
         self.on_item = on_item
+        self.on_body = on_body
         self._changed = threading.Condition()
         self._envelopes: list[Envelope] = []
         self._rejected: list[Rejected] = []
@@ -354,8 +357,9 @@ def _handler_for(sink: EnvelopeSink) -> Callable[..., BaseHTTPRequestHandler]:
             if not self.path.split("?")[0].rstrip("/").endswith("/envelope"):
                 sink._reject(f"POST {self.path}: expected /api/1/envelope/", raw)
                 return self._reply(Reply(404))
+            encoding = self.headers.get("Content-Encoding", "")
             try:
-                body = _decode(raw, self.headers.get("Content-Encoding", ""))
+                body = _decode(raw, encoding)
                 envelope = parse_envelope(body)
             except _UnknownEncoding as error:
                 sink._reject(str(error), raw)
@@ -364,6 +368,8 @@ def _handler_for(sink: EnvelopeSink) -> Callable[..., BaseHTTPRequestHandler]:
                 sink._reject(str(error), raw)
                 return self._reply(Reply(400, body=json.dumps({"detail": str(error)}).encode()))
             sink._store(envelope)
+            if sink.on_body is not None:
+                sink.on_body(raw, encoding)
             reply = None
             if sink.respond is not None:
                 try:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Union
+from urllib.parse import urljoin
 
 import seen
 from findings import NAMES, Count, Finding, Side
@@ -21,6 +22,7 @@ from traces import Span, Trace
 
 if TYPE_CHECKING:
     from run import Served
+    from spotlight import Spotlight
 
 PIPE_WIDTH = 100  # columns, where there is no terminal to ask
 MOST_WIDTH = 140
@@ -68,6 +70,13 @@ class Screen:
     # -- with a real Sentry
 
     def sent(self, runs: Dict[str, List[Served]], host: str) -> None:
+        self._traces(runs)
+        self.console.print(
+            f"The SDK was given {host} to send to. Look there for these trace ids, or for the "
+            f"environments {_environments(runs)}."
+        )
+
+    def _traces(self, runs: Dict[str, List[Served]]) -> None:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         table.add_column("stream", no_wrap=True)
         for integration in runs:
@@ -77,10 +86,6 @@ class Screen:
         self.console.print()
         self.console.print(table)
         self.console.print()
-        self.console.print(
-            f"The SDK was given {host} to send to. Look there for these trace ids, or for the "
-            f"environments {' and '.join('demo-' + name for name in runs)}."
-        )
 
     # -- with the sink
 
@@ -97,6 +102,14 @@ class Screen:
         self.console.print()
         # Not broken into lines: it is to be clicked on, or copied.
         self.console.print(Text(f"The same as waterfalls, for a browser: {page}"), soft_wrap=True)
+
+    def forwarded(self, runs: Dict[str, List[Served]], spotlight: Spotlight) -> None:
+        self._traces(runs)
+        self.console.print(
+            f"{spotlight.forwarded} envelopes forwarded to Spotlight. Look for these trace ids, or "
+            f"for the environments {_environments(runs)}, at"
+        )
+        self.console.print(Text(urljoin(spotlight.url, "/")), soft_wrap=True)
 
     def _beside(self, titles: List[str], both: List[Finding]) -> None:
         cells = [Group(*_account(finding)) for finding in both]
@@ -125,6 +138,10 @@ class Screen:
         for side in sides:
             text = Text(f"{side.title}: ", "bold green" if side.clean else "bold red")
             self.console.print(text.append(side.verdict))
+
+
+def _environments(runs: Dict[str, List[Served]]) -> str:
+    return " and ".join("demo-" + name for name in runs)
 
 
 def _sum(value: Union[Count, str]) -> Text:

@@ -39,6 +39,7 @@ from gunicorn.config import (  # type: ignore[import-untyped,unused-ignore]  # n
     KNOWN_SETTINGS,
 )
 from sentry_sdk.utils import BadDsn, Dsn  # noqa: E402
+from spotlight import Spotlight  # noqa: E402
 
 from sink import EnvelopeSink  # noqa: E402
 
@@ -273,12 +274,13 @@ def sdk_streams_spans() -> bool:
 def run(options: argparse.Namespace, screen: report.Screen) -> int:
     runs: Dict[str, List[Served]] = {}
     sinks: Dict[str, EnvelopeSink] = {}
+    spotlight = Spotlight(options.spotlight) if options.spotlight else None
     with tempfile.TemporaryDirectory(prefix="demo-") as temporary:
         directory = Path(temporary)
         _make_data(directory)
         for integration in INTEGRATIONS:
             started = time.perf_counter()
-            with EnvelopeSink() as sink:
+            with EnvelopeSink(on_body=spotlight.keep if spotlight else None) as sink:
                 runs[integration] = drive(
                     integration,
                     directory,
@@ -304,6 +306,12 @@ def run(options: argparse.Namespace, screen: report.Screen) -> int:
         except OSError as error:
             raise Failed(f"cannot write the page {options.html}: {error.strerror}") from None
         screen.written(options.html)
+    if spotlight is not None:
+        try:
+            spotlight.forward()
+        except requests.RequestException as error:
+            raise Failed(f"Spotlight at {options.spotlight} took no envelope: {error}") from None
+        screen.forwarded(runs, spotlight)
     # The last one is ours.
     return 0 if sides[-1].clean else 1
 
@@ -317,6 +325,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--width", type=int)
     parser.add_argument("--html", type=Path)
+    parser.add_argument("--spotlight", metavar="URL")
     parser.add_argument("--no-color", action="store_true")
     return parser.parse_args(argv)
 

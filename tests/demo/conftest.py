@@ -1,10 +1,12 @@
-"""The modules of scripts/demo_project."""
+"""The demo's modules."""
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from stages import DEMO
 
 PROJECT = Path(__file__).resolve().parents[2] / "scripts" / "demo_project"
 
@@ -19,3 +21,13 @@ def project(monkeypatch):
     yield importlib.import_module
     for name in names & set(sys.modules):
         del sys.modules[name]
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """scripts/demo.py as a module, with no signal handlers installed."""
+    spec = importlib.util.spec_from_file_location("demo", str(DEMO))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "SIGNALS", [])
+    return module

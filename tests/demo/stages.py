@@ -46,3 +46,13 @@ def finish(process, timeout=60):
         process.communicate()
         raise
     return process.returncode, out.decode(), err.decode()
+
+
+def assert_refused(result, *words):
+    status, out, err = result
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err

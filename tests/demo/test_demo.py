@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stages import DEMO, SCRIPTS, SECOND_STAGE, finish, needs_installed, start
+from stages import DEMO, SCRIPTS, SECOND_STAGE, assert_refused, finish, needs_installed, start
 
 
 def wait_until(condition, timeout=30):
@@ -85,16 +85,6 @@ def test_second_stage_ends_its_server_on_sigterm(tmp_path):
 # -- what is refused: exit status 2, a message, no traceback, nothing begun
 
 
-def assert_refused(result, *words):
-    status, out, err = result
-    assert status == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-
-
 def test_busy_port(tmp_path):
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -122,16 +112,6 @@ def test_page_of_what_another_sentry_received(tmp_path):
     arguments = ("--html", "demo.html", "--dsn", "https://key@sentry.example/1")
     assert_refused(finish(start(DEMO, tmp_path, *arguments)), "--html with --dsn", "Next:")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def demo(monkeypatch):
-    """scripts/demo.py as a module, with no signal handlers installed."""
-    spec = importlib.util.spec_from_file_location("demo", str(DEMO))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "SIGNALS", [])
-    return module
 
 
 def test_python_without_ensurepip(demo, monkeypatch, capsys):
