@@ -138,7 +138,8 @@ class Journal:
         if LIFECYCLE == "stream":
             span = sentry_sdk.traces.start_span(name=name, attributes={"sentry.op": op})
         else:
-            span = sentry_sdk.start_span(op=op, name=name)
+            span = sentry_sdk.start_span(op=op)
+            span.description = name  # an argument of another name in old releases
         with self.timed("span", op=op, name=name), span:
             yield
 
