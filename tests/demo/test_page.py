@@ -257,7 +257,8 @@ def hostile_page(project, path):
         try:
             with sentry_sdk.start_transaction(op=HOSTILE, name=HOSTILE) as transaction:
                 transaction.set_data("http.response.stream.outcome", HOSTILE)
-                with sentry_sdk.start_span(op=HOSTILE, name=HOSTILE):
+                with sentry_sdk.start_span(op=HOSTILE) as span:
+                    span.description = HOSTILE
                     sentry_sdk.capture_exception(type(HOSTILE, (Exception,), {})(HOSTILE))
                 transaction.set_status(HOSTILE)
             sentry_sdk.flush()
