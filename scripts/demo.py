@@ -310,7 +310,7 @@ def _unhealthy(url: str) -> str:
             return ""
     except urllib.error.HTTPError as error:
         error.close()
-        return f"{url} says {error.code} {error.reason}"
+        return f"{url} says {error.code} {error.reason}, its own output may say why"
     except urllib.error.URLError as error:
         return str(error.reason)
     except (OSError, ValueError, http.client.HTTPException) as error:
