@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .django import DjangoIntegration, StreamAwareDjangoIntegration
     from .filters import exclude_events
+    from .runtime.stats import stats
     from .runtime.trace_stream import trace_stream
     from .transport import bounded_transport
 
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "bounded_transport",
     "exclude_events",
+    "stats",
     "trace_stream",
 ]
 
@@ -53,6 +55,10 @@ def __getattr__(name: str) -> Any:
         from .django import DjangoIntegration
 
         return DjangoIntegration
+    if name == "stats":
+        from .runtime.stats import stats
+
+        return stats
     if name == "trace_stream":
         from .runtime.trace_stream import trace_stream
 
@@ -65,4 +71,8 @@ def __getattr__(name: str) -> Any:
         from .filters import exclude_events
 
         return exclude_events
+    if name == "__version__":  # here only in the process of the report
+        from ._release import __version__
+
+        return __version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

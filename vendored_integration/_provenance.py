@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-VENDOR = Path(__file__).resolve().parent / "_vendor"
+VENDOR = Path(__file__).absolute().parent / "_vendor"
 PATH = VENDOR / "provenance.json"
 FORMAT = 1
 

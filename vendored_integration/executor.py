@@ -10,7 +10,7 @@ import sentry_sdk.scope
 
 from .runtime import sdk
 from .runtime.frames import hidden
-from .runtime.log import logger
+from .runtime.log import internal_error
 
 __all__ = ["ContextPreservingExecutor"]
 
@@ -126,7 +126,7 @@ def _fork_scopes(context: Context) -> "Dict[ContextVar[Any], Any]":
                 if scope is not None:
                     forks[variable] = scope.fork()
     except Exception:
-        logger.exception("internal error; a task runs with its submitter's scopes")
+        internal_error("internal error; a task runs with its submitter's scopes")
     return forks
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, FrozenSet, Iterable, Iterator, Optional, Tuple, Type, Union
 
-from .runtime.log import logger
+from .runtime.log import internal_error
 
 __all__ = ["exclude_events"]
 
@@ -48,7 +48,7 @@ def exclude_events(
             drop = _is_excluded(event, hint or {}, names, classes)
         except Exception:
             # An odd exception class, say. Better an event too many than one too few.
-            logger.exception("exclude_events: an event could not be looked at, and is sent")
+            internal_error("exclude_events: an event could not be looked at, and is sent")
             drop = False
         if drop:
             return None

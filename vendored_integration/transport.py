@@ -31,7 +31,7 @@ from sentry_sdk.transport import HttpTransport
 from sentry_sdk.worker import BackgroundWorker
 from urllib3.util import Retry, Timeout
 
-from .runtime.log import logger
+from .runtime.log import internal_error, logger
 from .runtime.sdk import count_lost, unrecorded
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _after_fork_in_child() -> None:
         try:
             transport._after_fork_in_child()
         except Exception:
-            logger.exception("a transport could not be set up anew after a fork")
+            internal_error("a transport could not be set up anew after a fork")
 
 
 if hasattr(os, "register_at_fork"):

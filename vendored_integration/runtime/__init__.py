@@ -14,7 +14,8 @@ few lines changed; those lines call in here as early as they can:
 * :mod:`.context` holds the rules for entering and copying contexts;
 * :mod:`.trace_stream` gives a generator a span, on request of the user;
 * :mod:`.sdk` is all that depends on the SDK's two trace lifecycles;
-* :mod:`.options` checks what the user passed.
+* :mod:`.options` checks what the user passed;
+* :mod:`.counters` counts what happens, and :mod:`.stats` tells it.
 """
 
 from .middleware import close_aware, is_disposal

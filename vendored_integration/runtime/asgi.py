@@ -22,7 +22,7 @@ from .exchange import (
     running,
 )
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .options import Options
 
 _EXCHANGES = {"http": HttpExchange, "websocket": WebSocketExchange, "lifespan": Lifespan}
@@ -123,7 +123,7 @@ def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":
     try:
         return None if kind is None else kind(scope, receive, send)
     except Exception:
-        logger.exception("internal error; this request is traced as in stock")
+        internal_error("internal error; this request is traced as in stock")
         return None
 
 

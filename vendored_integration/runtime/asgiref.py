@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from .context import run_in
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 
 try:
     import asgiref.local as _local
@@ -74,7 +74,7 @@ def _changes(context: Context) -> _Changes:
             if context.get(variable, unset) is not value:
                 changes.append((variable, value))
     except Exception:
-        logger.exception("internal error; a body may not see asgiref's Locals")
+        internal_error("internal error; a body may not see asgiref's Locals")
     return changes
 
 

@@ -30,7 +30,7 @@ from .asgiref import move, run_moved
 from .context import publish, run_in
 from .exchange import HttpExchange, current_exchange
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 
 #: The attribute of a streaming response that holds its BodyContext.
 _ATTRIBUTE = "_vendored_integration_body"
@@ -231,14 +231,14 @@ def _begins(body: BodyContext) -> None:
         if isinstance(exchange, HttpExchange):
             exchange.body_begins(body)
     except Exception:
-        logger.exception("internal error while beginning a body")
+        internal_error("internal error while beginning a body")
 
 
 def _ends(body: BodyContext) -> None:
     try:
         body.publish()
     except Exception:
-        logger.exception("internal error while ending a body")
+        internal_error("internal error while ending a body")
 
 
 def patch_asgi_handler() -> None:

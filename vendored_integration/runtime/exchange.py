@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Optional
 
 from . import sdk
 from .context import publish
+from .counters import counters
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .options import DEFAULT_OPTIONS, Options
 from .record import Progress, Record
 from .registry import registry
@@ -84,7 +85,7 @@ class Exchange:
         try:
             self._begin(options or sdk.options_of_integration())
         except Exception:
-            logger.exception("internal error; this request is traced as in stock")
+            internal_error("internal error; this request is traced as in stock")
 
     def returned(self) -> None:
         """The application has returned."""
@@ -115,7 +116,7 @@ class Exchange:
         try:
             self._end(error, failed)
         except Exception:
-            logger.exception("internal error while finishing a response")
+            internal_error("internal error while finishing a response")
         # What these hold may hold this.
         self._span = self._send_error = None
 
@@ -169,8 +170,8 @@ class AsgiRecord(Record):
 
     def abandon(self) -> None:
         """The process ends."""
-        registry.take(self, "abandoned")
-        self.end_early()
+        if registry.take(self, "abandoned") or self.early_outcome:
+            self.end_early()
 
 
 class Meter:
@@ -212,10 +213,11 @@ class HttpExchange(Exchange):
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
+        counters.asgi = True
         try:
             scheduler.poll()
         except Exception:
-            logger.exception("internal error in the scheduler")
+            internal_error("internal error in the scheduler")
         self._started = time.monotonic()
         self._measured_from = perf_counter()
         self._method = scope.get("method")
@@ -255,12 +257,12 @@ class HttpExchange(Exchange):
             elif kind == "http.response.body":
                 self._count(message, asked)
         except Exception:
-            logger.exception("internal error; this response is traced as in stock")
+            internal_error("internal error; this response is traced as in stock")
         result = await super().send(message)
         try:
             self._sent(kind, message, asked)
         except Exception:
-            logger.exception("internal error; this response is traced as in stock")
+            internal_error("internal error; this response is traced as in stock")
         return result
 
     def _open(self, message: Message, now: float) -> None:
@@ -337,6 +339,8 @@ class HttpExchange(Exchange):
         if record is not None:
             record.end(outcome)
             record.log_late_spans()
+        else:
+            counters.ended(bool(self._streaming), outcome)
         if outcome == "cancelled" and (self._disconnected or error is not None):
             # Also where nothing was streaming: the client has not got the response.
             sdk.set_status(self._span, outcome)

@@ -9,11 +9,19 @@ from typing import Any
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.utils import logger as sdk_logger
 
+from .counters import counters
+
 logger = logging.getLogger("vendored_integration")
 
 # The SDK makes an event of every logged error. A fault in finishing one event
 # must not beget another.
 ignore_logger(logger.name)
+
+
+def internal_error(message: str) -> None:
+    """Log, and count, an error of our own that is being handled, and goes no further."""
+    counters.internal_error()
+    logger.exception(message, stacklevel=2)
 
 
 def ask_debug_filter_first() -> None:

@@ -10,8 +10,9 @@ from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 from . import sdk
 from .body import body_context
 from .context import publish
+from .counters import counters
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .options import Options
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
@@ -38,7 +39,8 @@ def close_aware(
         before = context.copy()
         try:
             response = context.run(next, suspended)
-        except RuntimeError as error:
+        except BaseException as error:
+            counters.ended(False, "failed")
             stop = _stop_iteration_of_application(error)
             if stop is None:
                 raise
@@ -59,10 +61,11 @@ class _Request:
     __slots__ = ("started", "measured_from", "method", "file_wrapper", "start_response")
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
+        counters.wsgi = True
         try:
             scheduler.poll()
         except Exception:
-            logger.exception("internal error in the scheduler")
+            internal_error("internal error in the scheduler")
         #: Seconds of the scheduler's clock, for the deadline.
         self.started = time.monotonic()
         #: Seconds of perf_counter, for all that is measured.
@@ -111,7 +114,7 @@ class _Request:
                 record.return_now()
             return wrapped
         except Exception:
-            logger.exception("internal error; this request is traced as in stock")
+            internal_error("internal error; this request is traced as in stock")
             context.run(next, suspended, None)
             return response
 
@@ -127,7 +130,7 @@ def is_disposal(error: "Optional[BaseException]") -> bool:
     return traceback is not None and traceback.tb_next is None
 
 
-def _stop_iteration_of_application(error: RuntimeError) -> "Optional[StopIteration]":
+def _stop_iteration_of_application(error: BaseException) -> "Optional[StopIteration]":
     """Return the StopIteration that the application raised, if it became this error.
 
     No StopIteration gets out of a generator (PEP 479), such as the suspended

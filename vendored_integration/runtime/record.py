@@ -23,8 +23,9 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 import sentry_sdk.scope
 
 from . import parts, sdk
+from .counters import counters
 from .frames import hidden
-from .log import logger
+from .log import internal_error, logger
 from .options import DEFAULT_OPTIONS, Options
 from .registry import registry
 from .scheduler import Entry, scheduler
@@ -156,6 +157,7 @@ class Record(Entry):
         with lock:
             over, self._over = self._over, True
         if not over:
+            counters.ended(self.streaming, outcome)
             self._annotate(self._span, outcome, self._parts)
         return not over
 
@@ -165,6 +167,7 @@ class Record(Entry):
             return
         count = parts.late_spans(self._span)
         if count:
+            counters.spans_lost(count)
             logger.warning(
                 "%d span(s) of %r were made after its transaction had ended (%s), and are "
                 'lost; on_timeout="continue" keeps those after a response_timeout',
@@ -202,6 +205,7 @@ class Record(Entry):
             self._over = True
             if self._span is not None:
                 self._unsent = parts.take_over(self._span)
+        counters.ended(self.streaming, self.early_outcome)
 
     def _send_unsent(self) -> None:
         with lock:
@@ -254,7 +258,7 @@ class Record(Entry):
         try:
             self._send(double, "continued", part)
         except Exception:
-            logger.exception("internal error while sending a part of a transaction")
+            internal_error("internal error while sending a part of a transaction")
         return True
 
     def _begin_next_part(self) -> "Tuple[Any, int]":
@@ -272,6 +276,7 @@ class Record(Entry):
         double = parts.begin_next(root, self._first_span_id)
         self._links.add(root.span_id, double.span_id)
         self._parts = part + 1
+        counters.part_sent()
         return double, part
 
     # -- what is told about the response -----------------------------------------

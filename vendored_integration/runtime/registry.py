@@ -33,6 +33,8 @@ class Registry:
         self._lock = threading.Lock()
         self._open: "OrderedDict[Record, None]" = OrderedDict()
         self._ended_early: "Set[Record]" = set()
+        #: The most that were open at the same time.
+        self.peak = 0
         self._inherited: "List[Record]" = []
         #: Differs in the child of a fork: a response is ended by the process that
         #: has opened it.
@@ -57,7 +59,10 @@ class Registry:
             atexit.register(self.finish_all)
         with self._lock:
             self._open[record] = None
-            if len(self._open) <= limit:
+            number = len(self._open)
+            if number <= limit:
+                if number > self.peak:
+                    self.peak = number
                 return None
             oldest = self._open.popitem(last=False)[0]
             oldest.early_outcome = "evicted"
@@ -81,6 +86,10 @@ class Registry:
         """The middleware of a response that ended early has been resumed."""
         with self._lock:
             self._ended_early.discard(record)
+
+    def left_open(self) -> int:
+        """Return how many responses are open although they have ended early."""
+        return len(self._ended_early)
 
     def finish_all(self) -> None:
         """At process exit: the server will not close these any more."""
@@ -108,6 +117,7 @@ class Registry:
         self._inherited += [*self._open, *self._ended_early]
         self._open.clear()
         self._ended_early.clear()
+        self.peak = 0
 
 
 def _process_registry() -> Registry:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Optional, Union
 
 from .context import entry_refused, run_in
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .record import Progress
 from .scheduler import scheduler
 from .suspended import SuspendedRecord
@@ -242,7 +242,7 @@ def _close_with(record: SuspendedRecord, close: "Callable[..., Any]", *args: Any
     try:
         record.close()
     except Exception:
-        logger.exception("internal error while finishing a response")
+        internal_error("internal error while finishing a response")
 
 
 def _fail(record: SuspendedRecord, error: BaseException) -> None:
@@ -250,7 +250,7 @@ def _fail(record: SuspendedRecord, error: BaseException) -> None:
     try:
         record.fail(error)
     except Exception:
-        logger.exception("internal error while reporting an error")
+        internal_error("internal error while reporting an error")
 
 
 def _dropped(owner: "Union[_ScopedResponse, _CloseHook]") -> None:

@@ -28,10 +28,10 @@ import threading
 import time
 from collections import deque
 from contextvars import Context
-from typing import Callable, Deque, Dict, List, Optional
+from typing import Callable, Deque, Dict, List, Optional, Tuple
 
 from .frames import hidden
-from .log import logger
+from .log import internal_error, logger
 
 #: Ticks a second; a deadline is rounded up to the next one.
 TICKS_PER_SECOND = 10
@@ -181,6 +181,13 @@ class Scheduler:
             return False
         return True
 
+    def load(self) -> "Tuple[int, int, int]":
+        """Return the numbers of pending entries, of jobs that wait, and of threads."""
+        with self._lock:
+            pending = sum(map(len, self._buckets.values()))
+            threads = 1 + self._workers if self._started and not self._inline else 0
+            return pending, len(self._jobs), threads
+
     # -- threads ---------------------------------------------------------------
 
     def _start(self) -> None:
@@ -193,6 +200,10 @@ class Scheduler:
             self._inline = not threads_can_run()
             self._started = True
         if self._inline:
+            logger.warning(
+                "uWSGI runs no threads in this process: expired responses are found by later "
+                "requests. Start uWSGI with enable-threads = true (vendored_integration.W003)"
+            )
             return
         # The worker is started along with the timer because from Python 3.12 on
         # no thread can be started at interpreter exit, when open responses are
@@ -237,7 +248,7 @@ class Scheduler:
                 wake.clear()
                 self._collect_due()
             except Exception:
-                logger.exception("internal error in the timer thread")
+                internal_error("internal error in the timer thread")
                 time.sleep(TICK)
 
     def _collect_due(self) -> None:
@@ -280,7 +291,7 @@ class Scheduler:
             except BaseException:
                 # Also SystemExit and GreenletExit: they come from the user's
                 # hooks, and a worker must outlive them.
-                logger.exception("internal error while finishing a response")
+                internal_error("internal error while finishing a response")
             # What a job holds must not live until the next one comes.
             del job
 

@@ -14,7 +14,7 @@ from . import sdk
 from .body import BodyContext
 from .context import publish, run_in
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .record import NO_PROGRESS, Record
 from .registry import registry
 
@@ -136,7 +136,7 @@ class SuspendedRecord(Record):
 
     def return_now(self) -> None:
         """End the transaction at the application's return (``finish_on="return"``)."""
-        self.end("")
+        self.end("completed")
         self._resume(None)
 
     def close(self) -> None:
@@ -227,7 +227,7 @@ def _resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseExceptio
         elif isinstance(raised, ValueError) and "different Context" in str(raised):
             pass  # in a copy of the context, where older SDKs fail to reset scopes
         elif isinstance(raised, Exception):
-            logger.exception("internal error while finishing a response")
+            internal_error("internal error while finishing a response")
         else:
             raise  # a signal handler's, such as the server's own SystemExit
     finally:

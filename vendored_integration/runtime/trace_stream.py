@@ -44,7 +44,7 @@ from sentry_sdk.utils import qualname_from_function
 
 from . import sdk
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .registry import registry
 from .scheduler import scheduler
 
@@ -223,7 +223,7 @@ class _Trace:
             if sdk.is_sent_at_its_end(self._span):
                 scheduler.poll()  # somebody has to run what end() submits
         except Exception:
-            logger.exception("internal error; a generator is not traced")
+            internal_error("internal error; a generator is not traced")
         finally:
             _set_scope(outside)
 
@@ -249,7 +249,7 @@ class _Trace:
             job = functools.partial(_end_elsewhere, scopes, span, now)
             scheduler.submit(functools.partial(Context().run, job))
         except Exception:
-            logger.exception("internal error while ending the span of a generator")
+            internal_error("internal error while ending the span of a generator")
 
 
 class _LastResort:
