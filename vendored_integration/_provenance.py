@@ -36,6 +36,15 @@ def load() -> dict[str, Any]:
     return content
 
 
+def look() -> tuple[dict[str, Any] | None, dict[str, str], str]:
+    """Return the statement, what differs from it, and why there is none if there is none."""
+    try:
+        provenance = load()
+        return provenance, differences(provenance["files"]), ""
+    except ProvenanceError as error:
+        return None, {}, str(error)
+
+
 def differences(files: dict[str, dict[str, str]]) -> dict[str, str]:
     """Each file that is not as stated -> how it differs."""
     expected = {name: hashes["vendored"] for name, hashes in files.items()}

@@ -1,8 +1,10 @@
 """The integration for Django: ``DjangoIntegration``."""
 
-from typing import Any, Optional
+import sys
+from typing import Any, List, Optional, Tuple
 
 import sentry_sdk.integrations
+from django.core import checks
 
 from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
 from .runtime.body import patch_asgi_handler, patch_streaming_response
@@ -49,6 +51,9 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        caller = sys._getframe(1)
+        #: File and line of the call, for :mod:`.checks`.
+        self.made_at: Tuple[str, int] = (caller.f_code.co_filename, caller.f_lineno)
         self.stream_options = Options(
             response_timeout, max_open_responses, finish_on, on_timeout
         ).checked()
@@ -63,6 +68,18 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         patch_asgi_handler()
         ask_debug_filter_first()
         _set_up = True
+
+
+@checks.register("sentry")  # type: ignore[untyped-decorator]
+def _check(app_configs: Any, **kwargs: Any) -> "List[Any]":
+    """Django's system check, ``manage.py check --tag sentry``.
+
+    Registered by the import and not by ``setup_once``, which is never called where the
+    stock integration was set up first. Its module is imported when it is first run.
+    """
+    from .checks import django_messages
+
+    return django_messages()
 
 
 #: The name that users of the older third-party package import.

@@ -15,7 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from test_backend import build, hook, texts
 
 VENDOR = "vendored_integration/_vendor"
-PACKAGE = ["__init__.py", "__main__.py", "_provenance.py", "_release.py"]
+PACKAGE = ["__init__.py", "__main__.py", "_provenance.py", "_release.py", "checks.py"]
 
 
 def sha256(data: bytes) -> str:
