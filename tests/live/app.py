@@ -42,7 +42,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
-from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from sentry_sdk.integrations.django import DjangoIntegration as Stock
 from sentry_sdk.tracing import Span
@@ -544,6 +544,14 @@ def file_in_memory(request):
     return FileResponse(io.BytesIO(b"in memory" * 1000), content_type="application/octet-stream")
 
 
+def state(request):
+    """What the integration says of this process."""
+    from vendored_integration import checks, stats
+
+    found = [finding.id for finding in checks.findings()]
+    return JsonResponse({"findings": found, "stats": stats().as_dict()})
+
+
 urlpatterns = [
     path("plain/", plain),
     path("plain-async/", plain_async),
@@ -573,6 +581,7 @@ urlpatterns = [
     path("echo/", echo),
     path("file/", file),
     path("file-in-memory/", file_in_memory),
+    path("state/", state),
 ]
 
 
