@@ -10,6 +10,7 @@ from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
 from .runtime.body import patch_asgi_handler, patch_streaming_response
 from .runtime.log import ask_debug_filter_first, logger
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.sigterm import watch
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
 
@@ -67,6 +68,7 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
         patch_streaming_response()
         patch_asgi_handler()
         ask_debug_filter_first()
+        watch()  # requests may run in threads
         _set_up = True
 
 

@@ -4,6 +4,7 @@ from typing import Any, Callable, Optional
 
 from ._vendor.wsgi import SentryWsgiMiddleware as _UpstreamSentryWsgiMiddleware
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.sigterm import watch
 
 __all__ = ["SentryWsgiMiddleware"]
 
@@ -41,3 +42,4 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
         self.stream_options = Options(
             response_timeout, max_open_responses, finish_on, on_timeout
         ).checked()
+        watch()  # requests may run in threads

@@ -20,6 +20,7 @@ from .options import DEFAULT_OPTIONS, Options
 from .record import Progress, Record
 from .registry import registry
 from .scheduler import scheduler
+from .sigterm import watch
 
 if TYPE_CHECKING:
     from .body import BodyContext
@@ -216,6 +217,7 @@ class HttpExchange(Exchange):
         counters.asgi = True
         try:
             scheduler.poll()
+            watch()
         except Exception:
             internal_error("internal error in the scheduler")
         self._started = time.monotonic()

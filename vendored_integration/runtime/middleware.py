@@ -16,6 +16,7 @@ from .log import internal_error
 from .options import Options
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
+from .sigterm import watch
 from .suspended import StartResponse, SuspendedRecord
 
 
@@ -64,6 +65,7 @@ class _Request:
         counters.wsgi = True
         try:
             scheduler.poll()
+            watch()
         except Exception:
             internal_error("internal error in the scheduler")
         #: Seconds of the scheduler's clock, for the deadline.

@@ -91,6 +91,16 @@ class Registry:
         """Return how many responses are open although they have ended early."""
         return len(self._ended_early)
 
+    def end_all_early(self) -> None:
+        """The process is to end, and may be killed: these need not be closed by then."""
+        with self._lock:
+            records = list(self._open)
+        for record in records:
+            if self.take(record, "abandoned"):
+                scheduler.cancel(record)
+                scheduler.submit(record.end_early)
+                scheduler.poll()  # a hook that hangs must not hold up the others
+
     def finish_all(self) -> None:
         """At process exit: the server will not close these any more."""
         with self._lock:

@@ -1,0 +1,114 @@
+"""Notices that the process was told to end, by SIGTERM.
+
+A server waits then for the responses that are open, for as long as its operator lets
+it, and is killed with what is left: no exit handler runs. So what is still open
+``shutdown_timeout`` seconds after the signal (the SDK's own option, 2 by default) has its
+transaction finished and sent; the responses go on.
+
+The handler that is there is called as before, with the same arguments, whatever it
+returns or raises: ours only takes notice on the way. Where there is none, the signal ends
+the process at once, and nothing is changed.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import Any, Callable, Optional
+
+import sentry_sdk
+
+from . import sdk
+from .frames import hidden
+from .log import logger
+from .registry import registry
+from .scheduler import Entry, scheduler
+
+# Whether nothing is left to be done in this process; or for the main thread alone.
+_watched = False
+_main_thread_asked: Any = None
+
+
+def watch() -> None:
+    """Take notice of SIGTERM from now on, if the process has a handler for it.
+
+    To be called often: a server sets its handler before it imports the application, or
+    after it, or when it has forked.
+    """
+    global _watched
+    if _watched:
+        return
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        if not callable(handler):
+            return  # none (yet), or not one of Python
+        if not isinstance(handler, _Notice):
+            signal.signal(signal.SIGTERM, _Notice(handler))
+        _watched = True
+    except ValueError:
+        _ask_main_thread()  # nobody else can change a handler
+    except Exception:
+        _watched = True
+        logger.exception("internal error; SIGTERM is not noticed")
+
+
+def _ask_main_thread() -> None:
+    """Have the main thread call ``watch``, as soon as it runs Python code.
+
+    For gunicorn's threads with ``--preload``, where it runs nothing of the application.
+    Source: https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
+    """
+    global _main_thread_asked
+    if _main_thread_asked is not None:
+        return
+    try:
+        import ctypes
+
+        # A global, because it has to be there when it is called.
+        _main_thread_asked = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_pending_call)
+        ctypes.pythonapi.Py_AddPendingCall(_main_thread_asked, None)
+    except Exception:
+        _main_thread_asked = False  # not CPython
+
+
+def _pending_call(_: Any) -> int:
+    watch()
+    return 0
+
+
+class _Notice:
+    """A signal handler in front of another one."""
+
+    def __init__(self, handler: "Callable[[int, Optional[FrameType]], Any]") -> None:
+        self._handler = handler
+
+    def __call__(self, signum: int, frame: "Optional[FrameType]") -> Any:
+        # A signal handler runs anywhere, also while this thread holds a lock.
+        scheduler.submit(_last_call)
+        return self._handler(signum, frame)
+
+
+class _Deadline(Entry):
+    """When the transactions of what is open then are finished."""
+
+    __slots__ = ()
+
+    def expire(self) -> None:
+        registry.end_all_early()
+        # Up to 2.67 a segment of the stream lifecycle waits for up to 5 s otherwise.
+        scheduler.submit(sentry_sdk.flush)
+
+
+def _last_call() -> None:
+    scheduler.schedule(_Deadline(), scheduler.now() + sdk.shutdown_timeout())
+
+
+def _after_fork_in_child() -> None:
+    # A pre-forking server sets other handlers in its workers.
+    global _watched, _main_thread_asked
+    _watched, _main_thread_asked = False, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__name__ = hidden(__name__)
