@@ -155,6 +155,34 @@ def test_error_object_that_is_used_again(sentry):
     assert again["request"]["url"].endswith("/again")
 
 
+@pytest.mark.parametrize("cancels", [False, True])
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
+def test_what_upstream_lets_pass_is_the_server_s_to_report(sentry, error, cancels):
+    """Upstream's ASGI middleware reports no `sys.exit()`, so what the server logs is the event."""
+
+    async def app(scope, receive, send):
+        try:
+            raise error
+        except BaseException:
+            if cancels:
+                raise asyncio.CancelledError from None
+            raise
+
+    async def server():
+        # No task of its own: that would end the event loop.
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        try:
+            await SentryMiddleware(app)(scope, None, None)
+        except BaseException as raised:
+            logging.getLogger("server").error("in the application", exc_info=raised)
+
+    asyncio.run(server())
+    sentry.root()
+    # A cancellation in clean-up is a hang-up.
+    expected = 0 if cancels and isinstance(error, GeneratorExit) else 1
+    assert len(sentry.errors()) == expected
+
+
 def test_error_in_finally_of_a_body_that_is_closed(sentry):
     """An error of clean-up, when the client has gone, is the event loop's; no response breaks."""
     if not ASYNC_BODIES:

@@ -5,6 +5,7 @@ build. Upstream's own class is not vendored: what has to be known can be seen fr
 around it, and from within.
 """
 
+from asyncio import CancelledError
 from contextvars import ContextVar
 from typing import Any, Optional, Tuple
 
@@ -100,9 +101,25 @@ def _drop_logged_again(event: Any, hint: Any) -> Any:
     context; daphne logs an application's error from another one, up to a second later.
     """
     exc_info = hint.get("exc_info") if "log_record" in (hint or ()) else None
-    if exc_info and not _asgi_middleware_applied.get(False) and _has_passed(exc_info[1]):
-        return None  # in a request it would be an error object that is used again
+    if exc_info and not _asgi_middleware_applied.get(False):
+        # (in a request it would be an error object that is used again)
+        error = exc_info[1]
+        if _has_passed(error) and not _leaves_the_process(error):
+            return None
     return event
+
+
+def _leaves_the_process(error: "Optional[BaseException]") -> bool:
+    """Whether upstream has let an error pass unseen: it reports no ``SystemExit`` and the like.
+
+    ``sys.exit()`` in one task ends the event loop, which cancels the one that waits for it.
+    """
+    if not isinstance(error, CancelledError):
+        return not isinstance(error, Exception)
+    cause: "Optional[BaseException]" = error
+    while isinstance(cause, CancelledError):
+        cause = cause.__context__
+    return isinstance(cause, (SystemExit, KeyboardInterrupt))
 
 
 def _has_passed(error: "Optional[BaseException]") -> bool:
