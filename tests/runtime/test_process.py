@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from harness import HAS_STREAM_LIFECYCLE
 
 HERE = Path(__file__).parent
 
@@ -140,6 +141,107 @@ def test_hanging_hook_does_not_hold_up_process_exit():
         """,
         timeout=30,
     )
+
+
+def test_process_exit_with_all_workers_busy():
+    """Three hooks hang, no more threads are made: the rest is given up after shutdown_timeout."""
+    lines = run(
+        """
+        hung = threading.Semaphore(0)
+        def before_send_transaction(event, hint):
+            if event["request"]["url"].endswith("/hang"):
+                hung.release()
+                threading.Event().wait()
+            return event
+        class Printing(Received):
+            def flush(self, timeout, callback=None):
+                print("flush", len(self.transactions()))
+        sentry = init(
+            DjangoIntegration(response_timeout=0.1), transport=Printing(), shutdown_timeout=0.2,
+            before_send_transaction=before_send_transaction,
+        )
+        print(Exchange(app).read())
+        hanging = [Exchange(app, "/hang") for _ in range(3)]
+        for _ in hanging:
+            assert hung.acquire(timeout=20)
+        waiting = [Exchange(app) for _ in range(100)]
+        """,
+        timeout=30,
+    )
+    assert lines == ["b'ab'", "flush 1"]
+
+
+CLOCK = """
+import datetime as module
+real = module.datetime
+class Kind(type):
+    def __instancecheck__(cls, instance):
+        return isinstance(instance, real)
+class Clock(real, metaclass=Kind):
+    ahead = module.timedelta()
+    @classmethod
+    def now(cls, tz=None):
+        return real.now(tz) + cls.ahead
+for name, loaded in list(sys.modules.items()):
+    if getattr(loaded, "datetime", None) is real:
+        loaded.datetime = Clock
+real_time = time.time
+time.time = lambda: real_time() + Clock.ahead.total_seconds()
+"""
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_clock_is_set(days):
+    """Deadlines and durations go by the monotonic clock, whatever is done to the time of day."""
+    lines = run(
+        CLOCK
+        + f"""
+from vendored_integration.wsgi import SentryWsgiMiddleware
+sentry = init()
+def plain(environ, start_response):
+    start_response("200 OK", [])
+    return iter([b"a", b"b"])
+long = Exchange(SentryWsgiMiddleware(plain, response_timeout=3600), "/long")
+short = Exchange(SentryWsgiMiddleware(plain, response_timeout=0.3), "/short")
+Clock.ahead = module.timedelta(days={days})
+print(sentry.root().outcome)
+print(long.read())
+short.close()
+sentry.wait_for(lambda: len(sentry.roots()) == 2)
+print([root.outcome for root in sentry.roots()])
+print([0 <= root.duration < 3600 for root in sentry.roots()])
+"""
+    )
+    assert lines == ["timed_out", "b'ab'", "['timed_out', 'completed']", "[True, True]"]
+
+
+@pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="needs the stream lifecycle")
+def test_clock_is_set_back_while_a_generator_is_traced():
+    """The span of one that is dropped does not end before it has started."""
+    lines = run(
+        CLOCK
+        + """
+import gc
+from vendored_integration import trace_stream
+sentry = init(_experiments={"trace_lifecycle": "stream"})
+@trace_stream(name="dropped")
+def numbers():
+    yield 1
+with sentry_sdk.traces.start_span(name="root"):
+    generator = numbers()
+    next(generator)
+    Clock.ahead = module.timedelta(days=-1)
+    del generator
+    gc.collect()
+ended = []
+def dropped():
+    ended[:] = [span for span in sentry.spans() if span["name"] == "dropped"]
+    return ended
+sentry.wait_for(dropped)
+print(0 <= ended[0]["end_timestamp"] - ended[0]["start_timestamp"] < 3600)
+"""
+    )
+    assert lines == ["True"]
 
 
 def test_hanging_hook_delays_no_deadline_and_no_request():

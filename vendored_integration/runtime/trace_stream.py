@@ -24,7 +24,8 @@ import sys
 import weakref
 from asyncio import CancelledError
 from contextvars import Context
-from datetime import datetime, timezone
+from datetime import timedelta
+from time import perf_counter
 from types import AsyncGeneratorType, MethodType
 from typing import (
     TYPE_CHECKING,
@@ -198,7 +199,7 @@ class _TracedFunction(_partial):
 class _Trace:
     """The span of one generator, and the scope that its steps run in."""
 
-    __slots__ = ("_function", "_isolation_scope", "_process", "_span", "outer", "scope")
+    __slots__ = ("_function", "_isolation_scope", "_process", "_span", "_started", "outer", "scope")
 
     def __init__(self, function: _TracedFunction) -> None:
         self._function = function
@@ -220,6 +221,7 @@ class _Trace:
             self._span = sdk.start_child(function._span_name, function._op, function._attributes)
             self._isolation_scope, self.scope = sdk.scope_variables()
             self._process = registry.process
+            self._started = perf_counter()
             if sdk.is_sent_at_its_end(self._span):
                 scheduler.poll()  # somebody has to run what end() submits
         except Exception:
@@ -245,8 +247,8 @@ class _Trace:
             # The generator is being collected. That may happen anywhere, also while
             # this thread holds a lock that sending wants; and in any context.
             scopes = (self._isolation_scope, self.scope)
-            now = datetime.now(timezone.utc)
-            job = functools.partial(_end_elsewhere, scopes, span, now)
+            elapsed = timedelta(seconds=perf_counter() - self._started)
+            job = functools.partial(_end_elsewhere, scopes, span, elapsed)
             scheduler.submit(functools.partial(Context().run, job))
         except Exception:
             internal_error("internal error while ending the span of a generator")
@@ -273,9 +275,10 @@ def _nothing() -> None:
     pass
 
 
-def _end_elsewhere(scopes: "tuple[Any, Any]", span: Any, ended: datetime) -> None:
+def _end_elsewhere(scopes: "tuple[Any, Any]", span: Any, elapsed: timedelta) -> None:
     sdk.restore_scopes(scopes)
-    span.end(ended)
+    # Not the time of day, which may have been set back since.
+    span.end(span.start_timestamp + elapsed)
 
 
 def _drive(
