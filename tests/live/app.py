@@ -106,8 +106,12 @@ def at_gate(request):
     run meanwhile.
     """
     if "gate" in request.GET:
-        with socket.create_connection(("127.0.0.1", int(request.GET["gate"])), timeout=30) as gate:
-            gate.recv(1)
+        at_port(int(request.GET["gate"]))
+
+
+def at_port(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as gate:
+        gate.recv(1)
 
 
 async def at_gate_async(request):

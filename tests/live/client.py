@@ -1,5 +1,6 @@
 """The client's side: requests over a real connection, hang-ups, and gates."""
 
+import contextlib
 import http.client
 import http.server
 import socket
@@ -80,6 +81,12 @@ class Open:
         if response.length:  # Content-Length announced more
             complete = False
         return Response(response.status, response.getheaders(), b"".join(pieces), complete)
+
+    def wait_until_closed(self) -> None:
+        """The server has done with this request all that it does, but for its own clean-up."""
+        with contextlib.suppress(ConnectionError):
+            while self._socket.recv(65536):
+                pass
 
     def hang_up(self) -> None:
         """Reset the connection: the server's next write fails."""

@@ -241,6 +241,15 @@ class Process:
             )
         return found
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 20) -> int:
+        """Wait for its end, and for the end of its output; return its exit status."""
+        status = self._process.wait(timeout)
+        self._reader.join(timeout)
+        return status
+
     def stop(self) -> None:
         """End it as an operator would, and fail if it does not."""
         clean = True
