@@ -83,7 +83,7 @@ def complaints(output: str) -> List[str]:
         # Frames are indented, and differ by ours.
         if line and not line.startswith((" ", "mark ")) and "INFO" not in line:
             line = re.sub(r"^\[[-0-9: +]+\] ", "", line)
-            found.append(re.sub(r"\d+|0x[0-9a-f]+|/\S+\.py", "N", line))
+            found.append(re.sub(r"0x[0-9a-f]+|/\S+\.py|\d+", "N", line))
     return found
 
 
@@ -589,6 +589,34 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
         log = complaints(running.process.output)
         assert len(log) == len(late), log
         assert all(expected in line for line, expected in zip(log, late)), log
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "daphne"])
+@fault(
+    "SIGTERM, and the server cancels its streams",
+    client="the chunks before, and a cut-off, as without",
+    log="what the server says of it without",
+    sink="`cancelled`",
+)
+def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
+    """hypercorn does after its grace period, daphne at once; what is left is sent at exit."""
+    logs = []
+    for integration in "ours", "none":
+        with fresh(tmp_path, faulty(name), integration) as running, Gate() as gate, running.open(
+            f"/stream-endless-async/?gate={gate.port}", request_id
+        ) as response:
+            gate.wait_until_reached()
+            running.process.signal(signal.SIGTERM)
+            running.process.wait()
+            received = response.read()
+            assert (received.body, received.complete) == (b"first\n", False)
+            logs.append(complaints(running.process.output))
+            if integration == "ours":
+                (trace,) = transactions(running.sink, request_id)
+                check_trace(trace, "cancelled", "cancelled")
+    # In the order in which the garbage collector finds what the event loop has left.
+    ours, without = ({line.split(" coro=")[0] for line in log} for log in logs)
+    assert ours <= without
 
 
 @fault(

@@ -74,7 +74,11 @@ class BodyContext:
             try:
                 await in_context(self.context, generator.aclose())
             except Exception as error:
-                asyncio.get_running_loop().call_exception_handler(
+                try:
+                    loop = asyncio.get_running_loop()
+                except RuntimeError:
+                    return  # it has ended, and what waited in it is being collected
+                loop.call_exception_handler(
                     {
                         "message": "an error occurred during closing of asynchronous "
                         f"generator {generator!r}",
