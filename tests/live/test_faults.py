@@ -548,7 +548,7 @@ def test_fork(start: Start, request_id: str, path: str) -> None:
 )
 @fault(
     "SIGTERM with streams open",
-    client="what the server still lets it have, as without",
+    client="all that the server still waits for",
     log="how many spans came too late",
     sink="`abandoned`, within `shutdown_timeout`, before the server is killed with its streams",
 )
@@ -622,7 +622,7 @@ def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
 @fault(
     "SIGKILL of one worker",
     client="its streams are cut off; those of other workers complete",
-    log="gunicorn's, as without",
+    log="gunicorn's line about it",
     sink="nothing of the killed worker's streams, all of the others",
 )
 def test_sigkill(tmp_path: Path, request_id: str) -> None:

@@ -305,17 +305,25 @@ def test_too_many_open_responses(live: Live, path: str) -> None:
     assert live.crowded.the_transaction(newest).outcome == "completed"
 
 
+@pytest.mark.fault(
+    "`close()` never comes",
+    client="what the server sends instead",
+    log="nothing",
+    sink="`abandoned`, as soon as the response is garbage",
+)
 @pytest.mark.parametrize("around", ["drop", "drop-started"])
 def test_abandoned_response(live: Live, request_id: str, around: str) -> None:
     """A middleware forgets the response without close(): its transaction is not lost."""
     if live.server.interface == "asgi":
         pytest.skip("there is no response to forget")
+    before = len(live.main.process.output)
     received = live.main.fetch("/stream/", request_id, headers={"X-Around": around})
     assert received.body == b"dropped\n"
     trace = live.main.the_transaction(request_id)
     check_status(live, trace, "aborted")
     assert trace.outcome == "abandoned"
     assert live.main.sink.errors() == []
+    assert "Traceback" not in live.main.process.output[before:]
 
 
 @pytest.mark.parametrize("around", ["stock", "ours"])

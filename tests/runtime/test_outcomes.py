@@ -418,7 +418,13 @@ def test_session_ends_with_the_response(init):
     assert sum(a.get("errored", 0) + a.get("crashed", 0) for a in last) == 1
 
 
-def test_second_close_changes_nothing(sentry):
+@pytest.mark.fault(
+    "`close()` comes twice",
+    client="what it had got by then",
+    log="nothing",
+    sink="one transaction, with the outcome of the first",
+)
+def test_second_close_changes_nothing(sentry, caplog):
     """Outcome, status and counters are those of the first ending."""
     exchange = Exchange(serve(streaming(b"a", b"b")))
     next(iter(exchange.response))
@@ -427,3 +433,4 @@ def test_second_close_changes_nothing(sentry):
     root = sentry.root()
     assert root.outcome == "cancelled"
     assert root.data["http.response.stream.chunks"] == 1
+    assert not caplog.records

@@ -130,6 +130,12 @@ def test_open_parts_are_finished_at_process_exit():
     assert lines == ["1 continued ['a', 'b']", "2 abandoned ['c']", "flush"]
 
 
+@pytest.mark.fault(
+    "`before_send_transaction` hangs at the end of the process",
+    client="—",
+    log="nothing",
+    sink="all but this transaction; the process ends after `shutdown_timeout`",
+)
 def test_hanging_hook_does_not_hold_up_process_exit():
     """before_send_transaction that never returns costs at most shutdown_timeout."""
     run(
@@ -143,6 +149,12 @@ def test_hanging_hook_does_not_hold_up_process_exit():
     )
 
 
+@pytest.mark.fault(
+    "interpreter shutdown with the pool busy",
+    client="—",
+    log="nothing",
+    sink="what was captured before; the process ends after `shutdown_timeout`",
+)
 def test_process_exit_with_all_workers_busy():
     """Three hooks hang, no more threads are made: the rest is given up after shutdown_timeout."""
     lines = run(
@@ -190,6 +202,12 @@ time.time = lambda: real_time() + Clock.ahead.total_seconds()
 """
 
 
+@pytest.mark.fault(
+    "the clock is set back, and forward, by a day",
+    client="the whole response",
+    log="nothing",
+    sink="deadlines and durations as if it had not been",
+)
 @pytest.mark.parametrize("days", [-1, 1])
 def test_clock_is_set(days):
     """Deadlines and durations go by the monotonic clock, whatever is done to the time of day."""
@@ -244,6 +262,12 @@ print(0 <= ended[0]["end_timestamp"] - ended[0]["start_timestamp"] < 3600)
     assert lines == ["True"]
 
 
+@pytest.mark.fault(
+    "`before_send_transaction` hangs at a deadline",
+    client="no delay; others are served",
+    log="nothing",
+    sink="the other transactions",
+)
 def test_hanging_hook_delays_no_deadline_and_no_request():
     """One response's before_send_transaction hangs in its deadline; the others go on."""
     lines = run(
@@ -315,6 +339,12 @@ def test_scheduler_starts_again_after_fork():
     assert lines == ["b'ab'", "timed_out"]
 
 
+@pytest.mark.fault(
+    "fork in mid-stream, and the child goes on with the response",
+    client="the whole response, from the parent",
+    log="nothing",
+    sink="one transaction, the parent's",
+)
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
 def test_fork_in_mid_stream_ends_in_the_parent_alone():
     """A child that inherits an open response can go on with it, but does not trace it."""

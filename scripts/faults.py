@@ -1,0 +1,121 @@
+"""The README's table of faults, made of the tests that bear the mark `fault`.
+
+    python scripts/faults.py            print it
+    python scripts/faults.py --write    put it into README.md
+    python scripts/faults.py --check    exit 1 if README.md has another
+
+A mark names the fault, and what the client, the server's log and Sentry must then see:
+
+    @pytest.mark.fault("the ingest is down", client="...", log="...", sink="...")
+
+The tests are read, not imported. Standard library only, Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_COLUMNS = ("client", "log", "sink")
+_BLOCK = re.compile(r"(?s)(<!-- faults -->\n).*?(<!-- /faults -->)")
+_HEADER = """\
+| fault | the client gets | the log says | Sentry has | test |
+|---|---|---|---|---|
+"""
+
+
+class Fault(NamedTuple):
+    name: str
+    client: str
+    log: str
+    sink: str
+    #: Path of the test's file, relative to the checkout, and the test's name.
+    path: str
+    test: str
+
+
+def faults(root: Path) -> Iterator[Fault]:
+    """Yield the faults of all tests: those on real servers first, in the order of the files.
+
+    :raises SystemExit: a mark is not complete; the message names it.
+    """
+    for file in sorted((root / "tests").glob("*/test_*.py")):
+        path = file.relative_to(root).as_posix()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                for decorator in node.decorator_list:
+                    for mark in _marks(decorator):
+                        yield _fault(mark, path, node.name)
+
+
+def _marks(decorator: ast.expr) -> Iterator[ast.Call]:
+    """Yield the marks of a decorator: itself, or those of its parameters, as they stand."""
+    for node in sorted(
+        (node for node in ast.walk(decorator) if isinstance(node, ast.Call)),
+        key=lambda node: (node.lineno, node.col_offset),
+    ):
+        name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+        if name == "fault":
+            yield node
+
+
+def _fault(mark: ast.Call, path: str, test: str) -> Fault:
+    try:
+        (name,) = map(ast.literal_eval, mark.args)
+        told = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in mark.keywords}
+        if sorted(told) != sorted(_COLUMNS):
+            raise ValueError
+    except ValueError:
+        sys.exit(
+            f"{path}:{mark.lineno}: the mark of {test} is not complete; expected "
+            f'fault("...", {", ".join(f"{column}=..." for column in _COLUMNS)}), all of them '
+            "string literals"
+        )
+    return Fault(name, **told, path=path, test=test)
+
+
+def table(found: list[Fault]) -> str:
+    rows = [
+        f"| {fault.name} | {fault.client} | {fault.log} | {fault.sink} | "
+        f"[`{fault.test}`]({fault.path}) |\n"
+        for fault in found
+    ]
+    return f"{len(found)} faults, each with its test:\n\n{_HEADER}{''.join(rows)}"
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description="The README's table of faults.")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--write", action="store_true", help="put the table into README.md")
+    group.add_argument("--check", action="store_true", help="exit 1 if README.md has another")
+    options = parser.parse_args(argv)
+    text = table(list(faults(root)))
+    if not (options.write or options.check):
+        print(text, end="")
+        return 0
+    readme = root / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    wanted, blocks = _BLOCK.subn(lambda match: f"{match[1]}{text}{match[2]}", before)
+    if blocks != 1:
+        print(
+            f"README.md: found {blocks} blocks for the table, expected 1: add the lines "
+            "<!-- faults --> and <!-- /faults -->; next: faults.py --write"
+        )
+        return 1
+    if options.check and wanted != before:
+        print("README.md: its table of faults is another one; next: faults.py --write")
+        return 1
+    if wanted != before:
+        readme.write_bytes(wanted.encode())
+        print("README.md: written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
