@@ -28,6 +28,9 @@ pytestmark = pytest.mark.skipif(INTEGRATION != "ours", reason="about what stock 
 
 fault = pytest.mark.fault
 
+#: The SDK's shutdown_timeout: enough for what is captured at the end of a process.
+SECONDS = "10"
+
 HAS_STREAM_LIFECYCLE = hasattr(django, "has_span_streaming_enabled")
 
 
@@ -53,7 +56,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         key = (name, integration)
         if key not in started:
             directory = tmp_path_factory.mktemp("faults")
-            started[key] = Running(faulty(name), directory, integration, SHUTDOWN_TIMEOUT="0.3")
+            started[key] = Running(faulty(name), directory, integration, SHUTDOWN_TIMEOUT=SECONDS)
         started[key].sink.clear()
         return started[key]
 
@@ -64,12 +67,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @contextlib.contextmanager
 def fresh(
-    directory: Path, server: Server, integration: str = "ours", lifecycle: str = "static"
+    directory: Path,
+    server: Server,
+    integration: str = "ours",
+    lifecycle: str = "static",
+    shutdown_timeout: str = SECONDS,
 ) -> Iterator[Running]:
     """A server for a test that ends it."""
     if missing(server):
         pytest.skip(str(missing(server)))
-    running = Running(server, directory, integration, lifecycle, SHUTDOWN_TIMEOUT="0.3")
+    running = Running(server, directory, integration, lifecycle, SHUTDOWN_TIMEOUT=shutdown_timeout)
     try:
         yield running
     finally:
@@ -557,8 +564,7 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
     if lifecycle == "stream" and not HAS_STREAM_LIFECYCLE:
         pytest.skip("this SDK has no stream lifecycle for Django")
     path = "/stream-async/" if SERVERS[name].interface == "asgi" else "/stream/"
-    with fresh(tmp_path, faulty(name), lifecycle=lifecycle) as running, Gate() as gate:
-        fetch_of_new_worker(running, "/-/mark?mark=1")
+    with fresh(tmp_path, faulty(name), lifecycle=lifecycle, shutdown_timeout="0.3") as running:
         streams = {uuid.uuid4().hex: Gate() for _ in range(2 if SERVERS[name].concurrent else 1)}
         with contextlib.ExitStack() as stack:
             responses = []
@@ -568,8 +574,8 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
                 responses.append(stack.enter_context(running.open(path + query, request_id)))
                 gate.wait_until_reached()
             if SERVERS[name].concurrent:
-                # So that the main thread has run since.
-                fetch_of_new_worker(running, "/-/mark?mark=2")
+                # So that the main thread has run since: with --preload it is asked to.
+                fetch_of_new_worker(running, "/-/mark?mark=0")
             running.process.signal(signal.SIGTERM)
             for request_id in streams:
                 trace = running.wait_for_transaction(request_id)
