@@ -226,8 +226,12 @@ def check_machine() -> None:
     if sys.version_info < OLDEST_PYTHON:
         raise Refused(
             "Python {}.{} or newer is needed, this is {} ({}).\n"
-            "Next: run this with a newer one, e.g. python3.11 scripts/demo.py".format(
-                OLDEST_PYTHON[0], OLDEST_PYTHON[1], platform.python_version(), sys.executable
+            "Next: run this with a newer one, e.g. python3.11 {}".format(
+                OLDEST_PYTHON[0],
+                OLDEST_PYTHON[1],
+                platform.python_version(),
+                sys.executable,
+                sys.argv[0],
             )
         )
     if os.name != "posix":

@@ -1,0 +1,144 @@
+"""The section of docs/reliability.md that is made of what has been measured. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+SOAK = RESULTS / "soak.json"
+OUTAGE = RESULTS / "outage.json"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
+
+Json = Dict[str, Any]
+
+
+def lines(result: Json) -> List[str]:
+    """What a soak has found besides the requests, in words."""
+    low, high = result["slope"][1:]
+    return [
+        f"lost {result['lost']:,}, double {result['double']:,}, "
+        f"open at the end {result['open']:,}, deadlines {result['deadlines']:,}",
+        "threads {} -> {}".format(*result["threads"]),
+        "memory {:.1f} -> {:.1f} MB".format(*(size / 1e6 for size in result["resident"]))
+        + f"; slope {_slope(result)} bytes per 1,000 requests (95 %: {low:,.0f} to {high:,.0f})",
+        "blocks of the allocator {:,} -> {:,}".format(*result["blocks"]),
+    ]
+
+
+def _slope(result: Json) -> str:
+    return f"{result['slope'][0]:+,.0f}"
+
+
+def keep(found: Json) -> Optional[str]:
+    """Keep the results of these servers, in place of earlier ones, and write the section.
+
+    :return: what is wrong with the page; None: nothing is.
+    """
+    kept: Json = {"servers": {}}
+    if SOAK.is_file():
+        kept = json.loads(SOAK.read_text("utf-8"))
+    kept["about"] = found["about"]
+    kept["servers"].update(found["servers"])
+    write_json(SOAK, kept)
+    return update(PAGE, check=False)
+
+
+def write_json(path: Path, content: Json) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def section(soak: Optional[Json], outage: Optional[Json]) -> str:
+    """What stands between the markers."""
+    text: List[str] = []
+    if soak is not None:
+        text += [
+            "| soak | requests | transactions, errors | lost | double | open at the end | "
+            "threads | memory, MB | slope, bytes per 1,000 requests (95 %) |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+            *(_soak_row(kind, result) for kind, result in sorted(soak["servers"].items())),
+            "",
+            "Measured: " + _about(soak["about"]) + ".",
+        ]
+    if outage is not None:
+        text += [
+            "",
+            "| ingest, transport | events | delivered | dropped, and counted | "
+            "CPU a request, of that with a healthy ingest | memory added, MB |",
+            "|---|---:|---:|---:|---:|---:|",
+            *map(_outage_row, outage["cases"]),
+            "",
+            "Measured: " + _about(outage["about"]) + ".",
+        ]
+    return "\n".join(text).strip() + "\n"
+
+
+def _soak_row(kind: str, result: Json) -> str:
+    transactions = sum(row["transactions"] for row in result["kinds"])
+    errors = sum(row["errors"] for row in result["kinds"])
+    low, high = result["slope"][1:]
+    cells = [
+        f"gunicorn {kind}",
+        f"{result['requests']:,}",
+        f"{transactions:,}, {errors:,}",
+        f"{result['lost']:,}",
+        f"{result['double']:,}",
+        f"{result['open']:,}",
+        "{} → {}".format(*result["threads"]),
+        "{:.1f} → {:.1f}".format(*(size / 1e6 for size in result["resident"])),
+        f"{_slope(result)} ({low:+,.0f} to {high:+,.0f})",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _outage_row(case: Json) -> str:
+    dropped = case["dropped"]
+    if isinstance(dropped, dict):
+        dropped = ", ".join(f"{name} {count:,}" for name, count in sorted(dropped.items())) or "0"
+    cells = [
+        f"{case['ingest']}, {case['transport']}",
+        f"{case['events']:,}",
+        f"{case['delivered']:,}",
+        dropped,
+        f"{case['cpu_ratio']:.2f}",
+        f"{case['memory']:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _about(about: Json) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"{about['date']}, Python {about['python']}, {about['cores']} cores, {versions}"
+
+
+def update(path: Path, check: bool) -> Optional[str]:
+    """Write the section, or with ``check`` say what is wrong; None: nothing is."""
+    text = path.read_text("utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        return (
+            f"{path}: expected the lines {BEGIN} and {END} in it\n"
+            "  next: put them where the section belongs"
+        )
+    wanted = f"{before}{begin}\n{section(_read(SOAK), _read(OUTAGE))}{end}{after}"
+    if wanted == text:
+        return None
+    if check:
+        return (
+            f"{path}: its section differs from what is in {RESULTS}\n"
+            "  next: python3 scripts/soak.py --docs"
+        )
+    path.write_text(wanted, "utf-8")
+    return None
+
+
+def _read(path: Path) -> Optional[Json]:
+    if not path.is_file():
+        return None
+    found: Json = json.loads(path.read_text("utf-8"))
+    return found
