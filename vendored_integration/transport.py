@@ -7,6 +7,9 @@ Guarantees:
 * At most ``queue_size`` envelopes wait, and one is being sent; what comes on top is
   dropped at once. An attempt to send one ends after ``timeout``, and there are at
   most ``retries`` more. (The SDK itself knows no timeout up to 2.25.)
+* As long as no connection comes about there are pauses between the attempts, at most
+  :data:`LONGEST_PAUSE` each: an outage takes less of the processor than sending. There
+  are none while somebody waits for a flush.
 * What happens while an envelope is sent (log records, breadcrumbs, spans of the HTTP
   request) is not recorded, so that sending one never gives another to send. The SDK
   takes care of that too, but knows its own requests only where the DSN has no port.
@@ -24,7 +27,7 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Type, Union
 from weakref import WeakSet
 
 from sentry_sdk.transport import HttpTransport
@@ -42,6 +45,10 @@ __all__ = ["BoundedTransport", "bounded_transport"]
 #: Seconds without a drop after which the next delivery means that dropping has ended.
 #: Under a load that is a little too high, drops and deliveries alternate.
 QUIET = 10.0
+
+#: Seconds between an attempt that came to nothing and the next one; doubled each time.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
 
 
 def bounded_transport(
@@ -118,6 +125,7 @@ class BoundedTransport(HttpTransport):
     def __init__(self, options: "Dict[str, Any]") -> None:
         self._ledger = _Ledger(options)
         self._here = _Here()
+        self._pauses = _Pauses()
         size = self.queue_size
         if size is None:
             size = options["transport_queue_size"]
@@ -146,7 +154,13 @@ class BoundedTransport(HttpTransport):
         self._step(super().capture_envelope, envelope)
 
     def _send_envelope(self, envelope: "Envelope") -> None:
-        if self._step(super()._send_envelope, envelope) is None:
+        try:
+            reason = self._step(super()._send_envelope, envelope)
+        except Exception:
+            self._pauses.pause()
+            raise
+        self._pauses.reset()
+        if reason is None:
             self._ledger.delivered()
 
     def _send_request(self, *args: Any, **kwargs: Any) -> None:
@@ -199,8 +213,14 @@ class BoundedTransport(HttpTransport):
             # Of a rate limit for sessions, logs or spans, the SDK tells no more than this.
             self._note("self_rate_limits" if reason == "ratelimit_backoff" else reason)
 
+    def flush(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait until the queue is empty, or for so many seconds: as the SDK's, in no pause."""
+        with self._pauses.left_out():
+            return super().flush(*args, **kwargs)
+
     def kill(self) -> None:
         super().kill()
+        self._pauses.stop()
         self._ledger.stop()
 
     # -- connections -----------------------------------------------------------
@@ -216,6 +236,7 @@ class BoundedTransport(HttpTransport):
     def _after_fork_in_child(self) -> None:
         # The locks, too, are new ones: another thread of the parent may have held them.
         self._ledger = _Ledger(self.options)
+        self._pauses = _Pauses()
         self._worker = BackgroundWorker(queue_size=self._size)
         # The parent's connections are left alone: to close them here would take locks.
         self._inherited = self._pool
@@ -223,6 +244,42 @@ class BoundedTransport(HttpTransport):
         self._pool = self._make_pool(*args, **kwargs)
         # The parent reports its losses itself.
         self._fetch_pending_client_report(force=True)
+
+
+class _Pauses:
+    """The pauses of the thread that sends, each twice as long as the one before."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_PAUSE
+        # One entry for each flush that is going on. append and pop are atomic.
+        self._flushes: "List[None]" = []
+        self._wake: Optional[threading.Event] = None
+
+    def pause(self) -> None:
+        # Made now, not along with the rest: gevent may have replaced the class since.
+        self._wake = threading.Event()
+        # Looked at after _wake is there: a flush that begins later finds it.
+        if not self._flushes:
+            self._wake.wait(self._next)
+        self._next = min(2 * self._next, LONGEST_PAUSE)
+
+    def reset(self) -> None:
+        self._next = FIRST_PAUSE
+
+    @contextlib.contextmanager
+    def left_out(self) -> "Iterator[None]":
+        self.stop()
+        try:
+            yield
+        finally:
+            self._flushes.pop()
+
+    def stop(self) -> None:
+        """End the pause that is going on, and let there be no other."""
+        self._flushes.append(None)
+        wake = self._wake
+        if wake is not None:
+            wake.set()
 
 
 class _Here(threading.local):

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -227,6 +228,52 @@ def test_unreachable_and_back(init, down, log, monkeypatch):
         assert len(log()) == 2
         assert f"Sentry takes data again; {lost} envelopes were dropped" in log()[1]
         assert sum(transport.dropped.values()) == lost
+
+
+def test_pauses_between_attempts_in_vain(init, down):
+    """A refused connection costs time of the processor, which requests do not get then."""
+    transport = init(dsn_of(down), {"send_client_reports": False}, queue_size=5, retries=0)
+    begun = time.monotonic()
+    attempts = 4
+    pauses = [transport_module.FIRST_PAUSE * 2**number for number in range(attempts - 1)]
+    while transport.dropped.get("network", 0) < attempts:
+        sentry_sdk.capture_message("hello")
+        time.sleep(0.001)  # no busy loop: what is watched needs the interpreter, too
+    assert time.monotonic() - begun >= sum(pauses)
+    # Until then most were dropped at once.
+    assert transport.dropped["full_queue"] > attempts
+
+
+def test_no_pauses_in_a_flush(init, down, monkeypatch):
+    """Whoever waits for the queue need not wait for an ingest that is not there."""
+    monkeypatch.setattr(transport_module, "FIRST_PAUSE", 2 * FLUSH)
+    monkeypatch.setattr(transport_module, "LONGEST_PAUSE", 2 * FLUSH)
+    transport = init(dsn_of(down), {"send_client_reports": False}, queue_size=5, retries=0)
+    for attempted in (0, 5):
+        # The first attempt ends in a pause, which only the flush ends.
+        sentry_sdk.capture_message("in vain")
+        while transport.dropped.get("network", 0) == attempted:
+            time.sleep(0.001)
+        for number in range(4):
+            sentry_sdk.capture_message(f"message {number}")
+        sentry_sdk.flush(FLUSH)
+    assert transport.dropped == {"network": 10}
+
+
+def test_pauses_begin_anew_after_a_delivery(init, down):
+    """The next outage is another one."""
+    transport = init(dsn_of(down), {"send_client_reports": False}, retries=0)
+    for _ in range(3):
+        sentry_sdk.capture_message("in vain")
+        sentry_sdk.flush(FLUSH)
+    assert transport._pauses._next > transport_module.FIRST_PAUSE
+    port = down.getsockname()[1]
+    down.close()
+    with EnvelopeSink(port) as sink:
+        sentry_sdk.capture_message("hello")
+        sentry_sdk.flush(FLUSH)
+        assert messages(sink) == ["hello"]
+    assert transport._pauses._next == transport_module.FIRST_PAUSE
 
 
 def test_drops_and_deliveries_in_turn_are_one_outage(init, log):
