@@ -2,12 +2,20 @@
 
     python benchmarks/outage.py                       # 20,000 events a case
     python benchmarks/outage.py --events 100000 --rounds 1 --transport bounded
+    python benchmarks/outage.py --events 100000 --rounds 1 --write
 
 A Django view logs ten errors, with the stock transport and with bounded_transport, while
 the ingest is healthy, refuses connections, or takes requests and never answers. Each case
-is a process of its own; the ingest is one, too. Times are the median of the requests', and
-of the rounds': of the thread that serves (CPU), and until the response (wall), which also
-waits for the thread that sends, and for whatever else the machine does.
+is a process of its own; the ingest is one, too. Times are those of a request, in
+milliseconds:
+
+    CPU      of the process, with the thread that sends: the mean
+    thread   CPU of the thread that serves: the median
+    wall     until the response: the median. It also waits for the thread that sends, and
+             for whatever else the machine does
+
+and the median of the rounds. With bounded_transport each event must be delivered, counted
+as dropped, or still in the queue, and there must be no other: if not, the exit status is 1.
 
 Needs the installed package and Django.
 """
@@ -17,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
 import socket
 import statistics
@@ -24,12 +33,20 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS / "soak_project"))
+
+import page  # noqa: E402
+
 EVENTS_A_REQUEST = 10
 QUEUE_SIZE = 100
+CLOCKS = ("CPU", "thread", "wall")
+WARM_UP = 50  # requests: the queue is full after them, if it ever is
 INGESTS = ("healthy", "refuses", "stalls")
 TRANSPORTS = ("stock", "bounded")
 
@@ -42,6 +59,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of each case (%(default)s)")
     parser.add_argument("--transport", choices=TRANSPORTS, action="append", help="default: both")
     parser.add_argument("--ingest", choices=INGESTS, action="append", help="default: all")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the result in benchmarks/results/outage.json"
+    )
     parser.add_argument("--case", nargs=2, metavar=("TRANSPORT", "DSN"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -54,25 +74,53 @@ def main() -> int:
             for transport in transports:
                 case = run_case(transport, ingest, options.events)
                 results.setdefault((transport, ingest), []).append(case)
-    print("transport  ingest    CPU (ms) ratio  wall (ms) ratio  memory (MB)  delivered  dropped")
-    for transport in transports:
-        healthy: Json = {}
-        for ingest in ingests:
-            rounds = results[transport, ingest]
-            times = {
-                clock: statistics.median(case[clock] for case in rounds)
-                for clock in ("cpu", "wall")
-            }
-            healthy = healthy or times
-            memory = max(case["memory"] for case in rounds)
-            last = rounds[-1]
-            print(
-                f"{transport:9}  {ingest:8}"
-                f" {times['cpu']:9.2f} {times['cpu'] / healthy['cpu']:5.2f}"
-                f" {times['wall']:10.2f} {times['wall'] / healthy['wall']:5.2f}"
-                f" {memory:12.1f} {last['delivered']:10,}  {last['dropped']}"
-            )
-    return 0
+    cases = [summary(transport, ingest, results) for transport, ingest in sorted(results)]
+    columns = ["transport", "ingest", *CLOCKS, "memory (MB)", "events", "delivered", "queued"]
+    print("".join(f"{column:14}" for column in columns) + "dropped")
+    for case in cases:
+        cells = [case["transport"], case["ingest"]]
+        cells += [f"{case[clock]:.2f} ({case[clock + '_ratio']:.2f})" for clock in CLOCKS]
+        cells += [f"{case['memory']:.1f}"]
+        cells += [f"{case[name]:,}" for name in ("events", "delivered", "queued")]
+        print("".join(f"{cell:14}" for cell in cells) + str(case["dropped"]))
+    wrong = [case for case in cases if case["missing"]]
+    for case in wrong:
+        print(f"wrong: {case['ingest']}: {case['missing']} events are not accounted for")
+    if options.write and not wrong:
+        page.write_json(page.OUTAGE, {"about": about(), "cases": cases})
+        print(f"Written: {page.OUTAGE}\nNext: python3 scripts/soak.py --docs")
+    return 1 if wrong else 0
+
+
+def summary(transport: str, ingest: str, results: dict[tuple[str, str], list[Json]]) -> Json:
+    """The rounds of a case in one: its ratios are to the healthy ingest of the same transport."""
+    rounds = results[transport, ingest]
+    healthy = results.get((transport, "healthy"), rounds)
+    case: Json = {"transport": transport, "ingest": ingest, **rounds[-1]}
+    for clock in CLOCKS:
+        case[clock] = round(statistics.median(one[clock] for one in rounds), 3)
+        ratio = case[clock] / statistics.median(one[clock] for one in healthy)
+        case[clock + "_ratio"] = round(ratio, 3)
+    case["memory"] = round(max(one["memory"] for one in rounds), 1)
+    case["missing"] = 0
+    if transport == "bounded":
+        case["missing"] = max((abs(missing(one)) for one in rounds), default=0)
+    return case
+
+
+def missing(case: Json) -> int:
+    """Events that are neither delivered nor dropped nor queued; below 0: too many are."""
+    return int(case["events"] - case["delivered"] - case["queued"] - sum(case["dropped"].values()))
+
+
+def about() -> Json:
+    versions = {name: metadata.version(name) for name in ("sentry-sdk", "Django")}
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
 
 
 def run_case(transport: str, ingest: str, events: int) -> Json:
@@ -83,8 +131,8 @@ def run_case(transport: str, ingest: str, events: int) -> Json:
         if ingest == "stalls":
             taken.listen(1000)
         elif ingest == "healthy":
-            sink = Path(__file__).resolve().parents[1] / "scripts" / "sink.py"
-            served = subprocess.Popen([sys.executable, sink], stdout=subprocess.PIPE, text=True)
+            sink = [sys.executable, str(SCRIPTS / "sink.py")]
+            served = subprocess.Popen(sink, stdout=subprocess.PIPE, text=True)
             assert served.stdout is not None
             port = int(served.stdout.readline().split(":")[2].split("/")[0])
             lines: list[str] = []
@@ -135,6 +183,9 @@ def measure(transport: str, dsn: str, events: int) -> Json:
         transport=bounded_transport(queue_size=QUEUE_SIZE) if transport == "bounded" else None,
         integrations=[DjangoIntegration()],
         transport_queue_size=QUEUE_SIZE,
+        # Envelopes too, but no events.
+        send_client_reports=False,
+        auto_session_tracking=False,
     )
     app = get_wsgi_application()
 
@@ -152,22 +203,30 @@ def measure(transport: str, dsn: str, events: int) -> Json:
         b"".join(response)
         response.close()
 
-    for _ in range(50):  # the queue is full by then, if it ever is
+    for _ in range(WARM_UP):
         request()
     memory = peak()
-    cpu, wall = [], []
+    thread, wall = [], []
+    process = time.process_time()
     for _ in range(events // EVENTS_A_REQUEST):
-        cpu_start, wall_start = time.thread_time(), time.perf_counter()
+        thread_start, wall_start = time.thread_time(), time.perf_counter()
         request()
-        cpu.append((time.thread_time() - cpu_start) * 1000)
+        thread.append((time.thread_time() - thread_start) * 1000)
         wall.append((time.perf_counter() - wall_start) * 1000)
-    dropped = getattr(sentry_sdk.get_client().transport, "dropped", "not counted")
-    # Not the mean: a machine that does something else now and then would show there.
+    process = (time.process_time() - process) * 1000 / len(wall)
+    memory = peak() - memory
+    # Long enough for all that is delivered or refused at once.
+    sentry_sdk.flush(timeout=5)
+    sending = sentry_sdk.get_client().transport
     return {
-        "cpu": statistics.median(cpu),
+        "CPU": process,
+        # Not the mean: a machine that does something else now and then would show there.
+        "thread": statistics.median(thread),
         "wall": statistics.median(wall),
-        "memory": peak() - memory,
-        "dropped": dropped,
+        "memory": memory,
+        "events": (WARM_UP + len(wall)) * EVENTS_A_REQUEST,
+        "queued": sending._worker._queue.unfinished_tasks,
+        "dropped": getattr(sending, "dropped", "not counted"),
     }
 
 

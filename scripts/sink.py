@@ -485,6 +485,7 @@ def main(argv: list[str] | None = None) -> int:
             line = json.dumps({"headers": item.headers, "payload": payload})
         with lock:
             print(line, flush=True)
+        sink.clear()  # it may run for days
 
     try:
         with EnvelopeSink(options.port, on_item=show) as sink:

@@ -67,9 +67,9 @@ def section(soak: Optional[Json], outage: Optional[Json]) -> str:
     if outage is not None:
         text += [
             "",
-            "| ingest, transport | events | delivered | dropped, and counted | "
-            "CPU a request, of that with a healthy ingest | memory added, MB |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| ingest, transport | events | delivered | dropped | queued at the end | "
+            "CPU, and time, of a request: times those with a healthy ingest | memory, MB more |",
+            "|---|---:|---:|---:|---:|---:|---:|",
             *map(_outage_row, outage["cases"]),
             "",
             "Measured: " + _about(outage["about"]) + ".",
@@ -104,7 +104,8 @@ def _outage_row(case: Json) -> str:
         f"{case['events']:,}",
         f"{case['delivered']:,}",
         dropped,
-        f"{case['cpu_ratio']:.2f}",
+        f"{case['queued']:,}",
+        f"{case['CPU_ratio']:.2f}, {case['wall_ratio']:.2f}",
         f"{case['memory']:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"

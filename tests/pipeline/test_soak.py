@@ -203,7 +203,8 @@ CASE = {
     "events": 100_000,
     "delivered": 0,
     "dropped": {"full_queue": 99_000, "network": 1000},
-    "cpu_ratio": 0.9,
+    "queued": 0,
+    "CPU_ratio": 0.9,
     "wall_ratio": 0.8,
     "memory": 1.5,
 }
