@@ -58,7 +58,7 @@ TIMEOUT = 30.0  # seconds, for the server's start and its end
 MOST_BYTES = 16.0  # a request
 MOST_PIECES = 4 * 1024 * 1024  # bytes
 MOST_BLOCKS = 0.02  # a request
-FEW_BLOCKS = 1_000
+FEW_BLOCKS = 2_000
 
 Json = Dict[str, Any]
 
@@ -152,7 +152,7 @@ async def soak(kind: str, count: int, directory: Path, console: Console) -> Json
                 before = await Client(server.port, ledger).state()
                 pid = before["pid"]
                 task = progress.add_task(kind, total=count)
-                warm_up = min(WARM_UP, count // 5)
+                warm_up = min(WARM_UP, count // 4)
 
                 def on_done(done: int) -> None:
                     if done % every == 0:

@@ -8,6 +8,7 @@ Set up by environment variables, so that every server can run it the same way:
     LIFECYCLE         static | stream
     RESPONSE_TIMEOUT  seconds, `none` for never; for `ours` only
     MAX_OPEN          max_open_responses; for `ours` only
+    QUEUE_SIZE        transport_queue_size
     ON_TIMEOUT        on_timeout; for `ours` only
     MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
@@ -30,6 +31,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from urllib.parse import parse_qs
 
@@ -74,6 +76,9 @@ def start_sentry():
         # Up to 2.67 a segment is sent up to 5 s after its end: each test would wait for it.
         SpanBatcher.FLUSH_WAIT_TIME = 0.05  # seconds
     experiments = {"trace_lifecycle": "stream"} if STREAMED_SPANS else {}
+    sizes = {}
+    if os.environ.get("QUEUE_SIZE"):
+        sizes["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
     if os.environ.get("MAX_SPANS"):
         experiments["max_spans"] = int(os.environ["MAX_SPANS"])
         options.update(middleware_spans=False, signals_spans=False)
@@ -84,6 +89,7 @@ def start_sentry():
         auto_session_tracking=True,
         integrations=[DjangoIntegration(**options)],
         _experiments=experiments,
+        **sizes,
     )
 
 
@@ -120,6 +126,19 @@ async def at_gate_async(request):
         await reader.read(1)
         writer.close()
         await writer.wait_closed()
+
+
+# -- all at once: generators that wait for `/-/release`
+
+released = threading.Event()
+# One for each loop: up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
+released_async = {}
+
+
+def release():
+    released.set()
+    for event in released_async.values():
+        event.set()
 
 
 # -- views
@@ -199,6 +218,27 @@ def stream_async(request):
 async def stream_async_view(request):
     await asyncio.sleep(0)
     return stream_async(request)
+
+
+def stream_held(request):
+    def body():
+        yield b"first\n"
+        released.wait()
+        with span("after the release"):
+            yield b"last\n"
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
+
+
+async def stream_held_async(request):
+    async def body():
+        yield b"first\n"
+        loop = asyncio.get_running_loop()
+        await released_async.setdefault(loop, asyncio.Event()).wait()
+        with span("after the release"):
+            yield b"last\n"
+
+    return StreamingHttpResponse(body(), content_type="text/plain")
 
 
 def stream_fails(request):
@@ -566,6 +606,8 @@ urlpatterns = [
     path("stream-many-spans/", stream_many_spans),
     path("stream-async/", stream_async),
     path("stream-async-view/", stream_async_view),
+    path("stream-held/", stream_held),
+    path("stream-held-async/", stream_held_async),
     path("stream-fails/", stream_fails),
     path("stream-async-fails/", stream_async_fails),
     path("stream-labelled-fails/", stream_labelled_fails),
@@ -664,11 +706,14 @@ def application(environ, start_response):
     drop-started  the same, after it has read one chunk
 
     `/-/flush` is for the tests: not Django, not traced; what Sentry was given has been sent when
-    it answers.
+    it answers. `/-/release` lets all held streams go on.
     """
-    if environ["PATH_INFO"] == "/-/flush":
-        gc.collect()
-        sentry_sdk.flush(timeout=5)
+    if environ["PATH_INFO"] in ("/-/flush", "/-/release"):
+        if environ["PATH_INFO"] == "/-/release":
+            release()
+        else:
+            gc.collect()
+            sentry_sdk.flush(timeout=5)
         start_response("204 No Content", [])
         return []
     around = environ.get("HTTP_X_AROUND")
@@ -705,14 +750,17 @@ async def asgi_application(scope, receive, send):
     stuck         a server whose send() of the second chunk never returns; it tells the gate
     disconnect    a server that tells the gate when the application knows that the client has gone
 
-    `/-/flush` as in `application`.
+    `/-/flush` and `/-/release` as in `application`.
     """
     if scope["type"] != "http":
         await django_asgi_application(scope, receive, send)
         return
-    if scope["path"] == "/-/flush":
-        gc.collect()
-        await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
+    if scope["path"] in ("/-/flush", "/-/release"):
+        if scope["path"] == "/-/release":
+            release()
+        else:
+            gc.collect()
+            await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
         return

@@ -1,6 +1,7 @@
 """Hold responses open, all at once, in one process: python hold.py 500
 
 Prints, as JSON, the threads of the process after one request, and with all of them open.
+Their `X-Request-Id` is their number, from 0 on.
 """
 
 import io
@@ -8,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+import sentry_sdk
 from app import application
 
 
@@ -16,7 +18,7 @@ def threads():
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def start():
+def start(number):
     environ = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": "/stream/",
@@ -27,6 +29,7 @@ def start():
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(),
         "wsgi.errors": sys.stderr,
+        "HTTP_X_REQUEST_ID": str(number),
     }
     response = application(environ, lambda status, headers, exc_info=None: None)
     iterator = iter(response)
@@ -41,10 +44,12 @@ def finish(response, iterator):
         response.close()
 
 
-finish(*start())
+finish(*start("first"))
 after_one = threads()
-held = [start() for _ in range(int(sys.argv[1]))]
+held = [start(number) for number in range(int(sys.argv[1]))]
 with_all = threads()
 for response, iterator in held:
     finish(response, iterator)
+# The SDK's own flush, at exit, has 2 seconds.
+sentry_sdk.flush(timeout=600)
 print(json.dumps({"after_one": after_one, "with_all": with_all}))

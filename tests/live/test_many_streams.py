@@ -1,0 +1,165 @@
+"""10,000 streams open at once in one process: each is traced, and each is ended, once."""
+
+import resource
+import socket
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterator, List
+
+import pytest
+from client import fetch
+from running import INTEGRATION, Running
+from servers import SERVERS, Server, _gunicorn, missing
+from test_threads import hold
+
+from sink import EnvelopeSink, Item
+from traces import Trace, traces
+
+STREAMS = 10_000
+BATCH = 100
+PATIENCE = 300  # seconds
+
+GEVENT = Server(
+    "gevent",
+    _gunicorn("--worker-class", "gevent", "--worker-connections", "11000", "--timeout", "0"),
+    concurrent=True,
+)
+
+# All end at once: their transactions wait in the queue. With MAX_SPANS there are none of Django's
+# spans, which would take most of the time.
+ENVIRONMENT = {"QUEUE_SIZE": str(2 * STREAMS), "MAX_SPANS": "1000"}
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(INTEGRATION != "ours", reason="about max_open_responses"),
+]
+
+
+@pytest.fixture
+def _descriptors() -> Iterator[None]:
+    """So many sockets here, and as many in the server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = STREAMS + 500
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"{hard} files may be open at once, {needed} are needed (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Heard:
+    """Counts the transactions that arrive: to parse all of them at each arrival takes too long."""
+
+    def __init__(self, sink: EnvelopeSink, awaited: int) -> None:
+        self._lock = threading.Lock()
+        self._awaited = awaited
+        self._count = 0
+        self._all = threading.Event()
+        self._sink = sink
+        sink.on_item = self._take
+
+    def _take(self, item: Item) -> None:
+        with self._lock:
+            self._count += item.type == "transaction"
+            if self._count >= self._awaited:
+                self._all.set()
+
+    def wait(self) -> None:
+        found = self._all.wait(PATIENCE)
+        reports = self._sink.client_reports()
+        assert found, f"{self._count} of {self._awaited} transactions; {reports}"
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    received = b""
+    while end not in received:
+        more = sock.recv(65536)
+        assert more, received
+        received += more
+    return received
+
+
+def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
+    """Open them, and read the first chunk of each. A batch is older than the next one."""
+    for start in range(0, STREAMS, BATCH):
+        for number in range(start, start + BATCH):
+            stream = socket.create_connection(("127.0.0.1", port), PATIENCE)
+            streams.append(stream)
+            lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close"]
+            lines += [f"X-Request-Id: {number}", "", ""]
+            stream.sendall("\r\n".join(lines).encode())
+        for stream in streams[start:]:
+            read_until(stream, b"first\n")
+
+
+def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Trace]":
+    """Hold all of them open, release them, read them to their ends; what Sentry has heard."""
+    reason = missing(server)
+    if reason:
+        pytest.skip(reason)
+    running = Running(server, directory, MAX_OPEN=str(max_open), **ENVIRONMENT)
+    streams: "List[socket.socket]" = []
+    try:
+        heard = Heard(running.sink, STREAMS)
+        open_all(running.port, path, streams)
+        assert fetch(running.port, "/-/release").status == 204
+        for stream in streams:
+            assert b"last\n" in read_until(stream, b"0\r\n\r\n")
+        heard.wait()
+    finally:
+        for stream in streams:
+            stream.close()
+        # Its end: whatever could be heard has been heard.
+        running.stop()
+    return traces(running.sink)
+
+
+def check(found: "List[Trace]", evicted: int) -> None:
+    """Each stream has one transaction; of the oldest, as many as there were too many, are evicted."""
+    outcomes: "Dict[int, str]" = {}
+    for trace in found:
+        number = int(trace.headers["x-request-id"])
+        assert number not in outcomes, f"stream {number} has two transactions"
+        outcomes[number] = trace.outcome or "none"
+        # The span that came after the eviction is lost, all others are there.
+        spans = [name for name in trace.names() if name == "after the release"]
+        assert len(spans) == (0 if trace.outcome == "evicted" else 1)
+    assert Counter(outcomes.values()) == Counter(evicted=evicted, completed=STREAMS - evicted)
+    oldest = {number for number, outcome in outcomes.items() if outcome == "evicted"}
+    assert oldest == set(range(evicted))
+
+
+@pytest.mark.usefixtures("_descriptors")
+def test_uvicorn(tmp_path: Path) -> None:
+    """As many as the default max_open_responses: none is evicted."""
+    found = serve(SERVERS["uvicorn-httptools"], "/stream-held-async/", tmp_path, STREAMS)
+    check(found, evicted=0)
+
+
+@pytest.mark.usefixtures("_descriptors")
+def test_gunicorn_gevent(tmp_path: Path) -> None:
+    """1,000 more than max_open_responses: the oldest 1,000 are evicted."""
+    check(serve(GEVENT, "/stream-held/", tmp_path, STREAMS - 1000), evicted=1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+def test_one_process_without_a_server(tmp_path: Path) -> None:
+    """The same, held by their caller: four threads are enough."""
+    with EnvelopeSink() as sink:
+        threads = hold(
+            "ours",
+            STREAMS,
+            tmp_path,
+            sink,
+            MAX_OPEN=str(STREAMS - 1000),
+            **ENVIRONMENT,
+        )
+        found = [trace for trace in traces(sink) if trace.headers["x-request-id"] != "first"]
+    # The timer and one worker were there after the first request.
+    assert threads["with_all"] - threads["after_one"] <= 2
+    outcomes = {int(trace.headers["x-request-id"]): trace.outcome for trace in found}
+    assert len(found) == len(outcomes) == STREAMS
+    evicted = {number for number, outcome in outcomes.items() if outcome == "evicted"}
+    assert evicted == set(range(1000))
+    assert Counter(outcomes.values()) == Counter(evicted=1000, completed=STREAMS - 1000)
