@@ -1,11 +1,14 @@
 """The ASGI middleware, for any ASGI application."""
 
-from typing import Any, Callable, Optional
+from typing import Any, Awaitable, Callable, Optional
 
 from .runtime.asgi import SentryAsgiMiddleware
+from .runtime.exchange import Lifespan
+from .runtime.frames import hidden
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.shutdown import flush
 
-__all__ = ["SentryMiddleware"]
+__all__ = ["SentryMiddleware", "flush_at_shutdown"]
 
 
 class SentryMiddleware(SentryAsgiMiddleware):
@@ -36,3 +39,50 @@ class SentryMiddleware(SentryAsgiMiddleware):
         self.stream_options = Options(
             response_timeout, max_open_responses, on_timeout=on_timeout
         ).checked()
+
+
+def flush_at_shutdown(
+    app: "Callable[[Any, Any, Any], Awaitable[Any]]",
+) -> "Callable[[Any, Any, Any], Awaitable[None]]":
+    """Have all that there is sent to Sentry when the server shuts down.
+
+    For servers that end the process by a signal, so that the SDK's own flush at the end
+    of a process does not run: uvicorn, also with ``--workers`` or as a worker of
+    gunicorn. What tells of the shutdown is ASGI's ``lifespan`` protocol, which Django and
+    Channels do not know: this answers it in their place. :class:`SentryMiddleware` does
+    the same for an application that knows it.
+
+    ::
+
+        application = flush_at_shutdown(get_asgi_application())
+
+    Takes at most the SDK's ``shutdown_timeout`` (2 seconds).
+    """
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        lifespan = Lifespan(scope, receive, send)
+        try:
+            await app(scope, lifespan.receive, lifespan.send)
+        except Exception:
+            if lifespan.known:
+                raise
+        if not lifespan.known:
+            await _answer(receive, send)
+
+    return application
+
+
+async def _answer(receive: Any, send: Any) -> None:
+    """Be the application that knows the ``lifespan`` protocol."""
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        if kind == "lifespan.shutdown":
+            await flush()
+        await send({"type": f"{kind}.complete"})
+
+
+__name__ = hidden(__name__)

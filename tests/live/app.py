@@ -15,6 +15,7 @@ Set up by environment variables, so that every server can run it the same way:
     FILE              path of the file that /file/ serves
     MIDDLEWARE        sync: the middleware does not know async, so Django adapts it
     ROUTER            channels: ASGI requests come through a ProtocolTypeRouter
+    AT_SHUTDOWN       flush: the ASGI application is in flush_at_shutdown()
 
 A request may ask for what is done around Django, with the header `X-Around`: see `application`
 and `asgi_application`.
@@ -817,3 +818,9 @@ def _disconnect(receive, gate):
 
     telling = []
     return receive_and_tell
+
+
+if os.environ.get("AT_SHUTDOWN") == "flush":
+    from vendored_integration.asgi import flush_at_shutdown
+
+    asgi_application = flush_at_shutdown(asgi_application)

@@ -194,10 +194,10 @@ class Live:
         return self._get(integration, integration=integration)
 
     @contextlib.contextmanager
-    def fresh(self) -> Iterator[Running]:
+    def fresh(self, **environment: str) -> Iterator[Running]:
         """One that has just been started."""
         directory = self._tmp_path_factory.mktemp("fresh")
-        running = Running(self.server, directory, lifecycle=self.lifecycle)
+        running = Running(self.server, directory, lifecycle=self.lifecycle, **environment)
         try:
             yield running
         finally:

@@ -77,7 +77,7 @@ def _module(name: str, *arguments: str) -> Callable[[], List[str]]:
 def _uvicorn(http: str) -> Callable[[], List[str]]:
     return _module(
         *("uvicorn", "app:asgi_application", "--host", "127.0.0.1", "--port", "0"),
-        *("--http", http, "--loop", "asyncio", "--timeout-graceful-shutdown", "5"),
+        *("--http", http, "--loop", "asyncio", "--timeout-graceful-shutdown", "1"),
     )
 
 
@@ -113,7 +113,7 @@ SERVERS: Dict[str, Server] = {
         "hypercorn",
         _module(
             *("hypercorn", "app:asgi_application", "--bind", "127.0.0.1:0"),
-            *("--worker-class", "asyncio", "--graceful-timeout", "5"),
+            *("--worker-class", "asyncio", "--graceful-timeout", "1"),
         ),
         concurrent=True,
         interface="asgi",
@@ -250,15 +250,15 @@ class Process:
         self._reader.join(timeout)
         return status
 
-    def stop(self) -> None:
+    def stop(self, by: int = signal.SIGTERM) -> None:
         """End it as an operator would, and fail if it does not."""
         clean = True
         if self._process.poll() is None:
             # strace does not pass the signal on, so the group gets it where there is one.
             if self._traced:
-                os.killpg(self._process.pid, signal.SIGTERM)
+                os.killpg(self._process.pid, by)
             else:
-                self._process.terminate()
+                self._process.send_signal(by)
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
@@ -272,5 +272,6 @@ class Process:
             self._process.stdout.close()
         if not clean:
             raise AssertionError(
-                "the server did not end within 10 s of SIGTERM. Its output:\n" + self.output
+                f"the server did not end within 10 s of {signal.Signals(by).name}. Its output:\n"
+                + self.output
             )

@@ -1,10 +1,13 @@
 """What there is only under ASGI: cancelled tasks, asyncio's own context, `lifespan`."""
 
+import contextlib
+import signal
 import uuid
 
 import pytest
 from client import Gate
 from running import Live
+from seen import transactions
 from test_scenarios import STREAMS, check_one_error, check_status
 
 
@@ -129,6 +132,30 @@ def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> Non
     assert "cancelled" in [span.name for span in trace.spans]
     assert trace.outcome is None
     assert live.main.sink.errors() == []
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
+    """Each is sent, once, as cancelled, which is no error; and the server ends.
+
+    uvicorn ends by the signal itself, when nothing of atexit is run.
+    """
+    request_ids = [uuid.uuid4().hex for _ in range(3)]
+    with live.fresh(AT_SHUTDOWN="flush") as running, contextlib.ExitStack() as stack:
+        for request_id in request_ids:
+            gate = stack.enter_context(Gate())
+            response = running.open(f"/stream-endless-async/?gate={gate.port}", request_id)
+            stack.enter_context(response).read_headers()
+            gate.wait_until_reached()
+        running.process.stop(signal.Signals[signal_name])
+        for request_id in request_ids:
+            (trace,) = transactions(running.sink, request_id)
+            check_status(live, trace, "cancelled")
+            assert trace.outcome == "cancelled"
+            assert trace.data["http.response.stream.chunks"] == 1
+        # uvicorn logs how many there were, as an error; that has no exception.
+        assert [event for event in running.sink.errors() if "exception" in event] == []
+        running.check()
 
 
 @pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])

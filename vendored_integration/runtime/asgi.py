@@ -5,6 +5,7 @@ build. Upstream's own class is not vendored: what has to be known can be seen fr
 around it, and from within.
 """
 
+import sys
 from asyncio import CancelledError
 from contextvars import ContextVar
 from typing import Any, Optional, Tuple
@@ -94,19 +95,32 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         return self._application(scope, receive, send)
 
 
-def _drop_logged_again(event: Any, hint: Any) -> Any:
-    """Drop what a server logs of an error that has been reported: one error, one event.
+def _drop_logged(event: Any, hint: Any) -> Any:
+    """Drop what is logged of an error that has been reported, or of a hang-up.
 
     An event processor. The SDK's DedupeIntegration knows the last error of the running
     context; daphne logs an application's error from another one, up to a second later.
     """
-    exc_info = hint.get("exc_info") if "log_record" in (hint or ()) else None
+    record: Any = (hint or {}).get("log_record")
+    exc_info = hint.get("exc_info") if record is not None else None
+    if exc_info and record.name == "asyncio" and _is_hang_up(exc_info[1]):
+        return None
     if exc_info and not _asgi_middleware_applied.get(False):
         # (in a request it would be an error object that is used again)
         error = exc_info[1]
         if _has_passed(error) and not _leaves_the_process(error):
             return None
     return event
+
+
+def _is_hang_up(error: "Optional[BaseException]") -> bool:
+    """Whether asyncio logs an error that nobody was left to catch, since the client has gone.
+
+    Such as Django's task that listens to the client, after its request was cancelled.
+    """
+    django = sys.modules.get("django.core.exceptions")
+    aborted: Any = getattr(django, "RequestAborted", CancelledError)
+    return isinstance(error, (CancelledError, aborted)) and not _leaves_the_process(error)
 
 
 def _leaves_the_process(error: "Optional[BaseException]") -> bool:
@@ -132,7 +146,7 @@ def _has_passed(error: "Optional[BaseException]") -> bool:
     return False
 
 
-sentry_sdk.scope.add_global_event_processor(_drop_logged_again)
+sentry_sdk.scope.add_global_event_processor(_drop_logged)
 
 
 def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":

@@ -6,6 +6,7 @@ went: that is told by the messages.
 """
 
 import asyncio
+import threading
 import time
 from contextvars import Context, ContextVar, copy_context
 from time import perf_counter
@@ -20,6 +21,7 @@ from .options import DEFAULT_OPTIONS, Options
 from .record import Progress, Record
 from .registry import registry
 from .scheduler import scheduler
+from .shutdown import SHUT_DOWN, flush
 from .sigterm import watch
 
 if TYPE_CHECKING:
@@ -153,24 +155,36 @@ class Lifespan(Exchange):
     Source: https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
 
-    _known = False
+    #: Whether the application knows the protocol.
+    known = False
 
     async def receive(self) -> Any:
         """The server's ``receive``: whoever calls it knows the protocol."""
-        self._known = True
+        self.known = True
         return await self._receive()
 
+    async def send(self, message: Any) -> Any:
+        """The server's ``send``: before the last message, all there is goes to Sentry."""
+        if _kind(message) in SHUT_DOWN:
+            await flush()
+        return await super().send(message)
+
     def _is_failure(self, error: BaseException) -> bool:
-        return self._known and super()._is_failure(error)
+        return self.known and super()._is_failure(error)
 
 
 class AsgiRecord(Record):
     """One ASGI response. Upstream's ``with`` blocks end when the application returns."""
 
-    __slots__ = ()
+    __slots__ = ("thread",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        #: Of the event loop; it must not hold that, see Meter.
+        self.thread = threading.get_ident()
 
     def abandon(self) -> None:
-        """The process ends."""
+        """The server, or the process, ends."""
         if registry.take(self, "abandoned") or self.early_outcome:
             self.end_early()
 
@@ -274,7 +288,7 @@ class HttpExchange(Exchange):
             return
         context = copy_context()
         context.run(running.set, None)  # see Meter
-        record = AsgiRecord(context, self._span, self._measured_from, streaming=True)
+        record = AsgiRecord(context, self._span, self._measured_from, True)
         record.returned = now
         record.progress = self._meter.progress
         self._record = record

@@ -105,8 +105,17 @@ class Registry:
         """At process exit: the server will not close these any more."""
         with self._lock:
             records = [*self._open, *self._ended_early]
+        self.abandon(records, shutdown_timeout())
+
+    def opened_in(self, thread: int) -> "List[Record]":
+        """Return the open ASGI responses of an event loop, by the thread that it runs in."""
+        with self._lock:
+            return [record for record in self._open if getattr(record, "thread", None) == thread]
+
+    def abandon(self, records: "List[Record]", timeout: float) -> None:
+        """End responses that nobody will close; wait at most ``timeout`` seconds."""
         jobs: "List[Callable[[], None]]" = [record.abandon for record in records]
-        scheduler.drain(jobs, shutdown_timeout())
+        scheduler.drain(jobs, timeout)
 
     def before_fork(self) -> None:
         """Keep other threads from leaving the lock locked in the child for good."""
