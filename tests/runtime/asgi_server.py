@@ -21,10 +21,19 @@ HANG_UPS = ("message", "cancel", "error")
 class Connection:
     """One connection. To be made in a running event loop, which the application runs in."""
 
-    def __init__(self, app, path="/", method="GET", type="http", headers=(), asgi_version=3):
+    def __init__(
+        self,
+        app,
+        path="/",
+        method="GET",
+        type="http",
+        headers=(),
+        asgi_version=3,
+        spec_version="2.4",
+    ):
         scope = {
             "type": type,
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": {"version": "3.0", "spec_version": spec_version},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",

@@ -5,10 +5,9 @@ build. Upstream's own class is not vendored: what has to be known can be seen fr
 around it, and from within.
 """
 
-import sys
 from asyncio import CancelledError
 from contextvars import ContextVar
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import sentry_sdk.integrations.asgi
 import sentry_sdk.scope
@@ -24,6 +23,7 @@ from .exchange import (
     running,
 )
 from .frames import hidden
+from .hang_up import is_hang_up
 from .log import internal_error
 from .options import Options
 
@@ -49,6 +49,14 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         # Upstream calls it, within its transaction.
         self.app = self._observed
 
+    def __call__(self, *args: Any) -> Any:
+        # Upstream has an attribute of this name, set by the version of ASGI. Where the
+        # class is given to Starlette's add_middleware(), the SDK takes that for a method,
+        # and fails; unless it finds that it has put its span around that before.
+        return self.__dict__["__call__"](*args)
+
+    __call__.__name__ = "_create_span_call"
+
     async def _run_app(self, scope: Any, receive: Any, send: Any, asgi_version: int) -> Any:
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
@@ -64,12 +72,18 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
             _restore_cause(error)
             raise
         finally:
-            if holder is not None:
-                holder.exchange = None
+            if exchange is not None and holder is not None:
+                holder.exchange = exchange.reported = None
                 running.set(None)
         if exchange is not None:
             exchange.raise_postponed()
         return result
+
+    def _get_transaction_name_and_source(self, style: str, scope: Any) -> Any:
+        return _named(super()._get_transaction_name_and_source, style, scope)
+
+    def _get_segment_name_and_source(self, style: str, scope: Any) -> Any:
+        return _named(super()._get_segment_name_and_source, style, scope)
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
@@ -95,35 +109,53 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         return self._application(scope, receive, send)
 
 
-def _drop_logged(event: Any, hint: Any) -> Any:
-    """Drop what is logged of an error that has been reported, or of a hang-up.
+def _named(get_name_and_source: "Callable[[str, Any], Any]", style: str, scope: Any) -> Any:
+    """Return the name of a request, and its source: its path if its endpoint has no name.
+
+    Such as an application that is mounted, and has not found a route.
+    """
+    name, source = get_name_and_source(style, scope)
+    if name:
+        return name, source
+    unrouted = {key: scope[key] for key in scope if key != "endpoint"}
+    exchange = current_exchange()
+    if exchange is not None:
+        unrouted["root_path"] = exchange.root_path  # mounting has changed it
+    return get_name_and_source(style, unrouted)
+
+
+def _drop_reported(event: Any, hint: Any) -> Any:
+    """Drop what is no error, or has been reported before: one error, one event.
 
     An event processor. The SDK's DedupeIntegration knows the last error of the running
     context; daphne logs an application's error from another one, up to a second later.
     """
-    record: Any = (hint or {}).get("log_record")
-    exc_info = hint.get("exc_info") if record is not None else None
-    if exc_info and record.name == "asyncio" and _is_hang_up(exc_info[1]):
-        return None
-    if exc_info and not _asgi_middleware_applied.get(False):
-        # (in a request it would be an error object that is used again)
-        error = exc_info[1]
-        if _has_passed(error) and not _leaves_the_process(error):
+    hint = hint or {}
+    exc_info = hint.get("exc_info")
+    if not exc_info:
+        return event
+    error: "BaseException" = exc_info[1]
+    if "log_record" not in hint:
+        # The SDK may have middleware of its own in between, and in more than one context.
+        exchange = current_exchange()
+        if exchange is not None and _is_unhandled(event) and not exchange.reports(error):
             return None
+    elif _leaves_the_process(error):
+        pass
+    elif hint["log_record"].name == "asyncio" and is_hang_up(error):
+        return None  # nobody was left to catch it
+    elif not _asgi_middleware_applied.get(False) and _has_passed(error):
+        return None  # in a request it would be an error object that is used again
     return event
 
 
-def _is_hang_up(error: "Optional[BaseException]") -> bool:
-    """Whether asyncio logs an error that nobody was left to catch, since the client has gone.
-
-    Such as Django's task that listens to the client, after its request was cancelled.
-    """
-    django = sys.modules.get("django.core.exceptions")
-    aborted: Any = getattr(django, "RequestAborted", CancelledError)
-    return isinstance(error, (CancelledError, aborted)) and not _leaves_the_process(error)
+def _is_unhandled(event: Any) -> bool:
+    """Whether a middleware reports an error, and not the application itself."""
+    values = event.get("exception", {}).get("values") or [{}]
+    return (values[-1].get("mechanism") or {}).get("handled") is False
 
 
-def _leaves_the_process(error: "Optional[BaseException]") -> bool:
+def _leaves_the_process(error: BaseException) -> bool:
     """Whether upstream has let an error pass unseen: it reports no ``SystemExit`` and the like.
 
     ``sys.exit()`` in one task ends the event loop, which cancels the one that waits for it.
@@ -136,9 +168,9 @@ def _leaves_the_process(error: "Optional[BaseException]") -> bool:
     return isinstance(cause, (SystemExit, KeyboardInterrupt))
 
 
-def _has_passed(error: "Optional[BaseException]") -> bool:
+def _has_passed(error: BaseException) -> bool:
     """Whether an error has been raised through this middleware, and thus is known to it."""
-    traceback = getattr(error, "__traceback__", None)
+    traceback = error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code is SentryAsgiMiddleware._observed.__code__:
             return True
@@ -146,7 +178,7 @@ def _has_passed(error: "Optional[BaseException]") -> bool:
     return False
 
 
-sentry_sdk.scope.add_global_event_processor(_drop_logged)
+sentry_sdk.scope.add_global_event_processor(_drop_reported)
 
 
 def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":

@@ -16,6 +16,7 @@ from . import sdk
 from .context import publish
 from .counters import counters
 from .frames import hidden
+from .hang_up import is_hang_up
 from .log import internal_error
 from .options import DEFAULT_OPTIONS, Options
 from .record import Progress, Record
@@ -61,15 +62,23 @@ class Exchange:
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self.root_path = scope.get("root_path", "")
         #: Whether the application has been called.
         self.begun = False
         self._span: Any = None
         self._send_error: "Optional[OSError]" = None
         self._postponed: "Optional[BaseException]" = None
+        # Whether the server has told the application that the client has gone.
+        self._disconnected = False
+        #: The last unhandled error of which there is an event.
+        self.reported: "Optional[BaseException]" = None
 
     async def receive(self) -> Any:
-        """The server's ``receive``."""
-        return await self._receive()
+        """The server's ``receive``: notices that the client has gone."""
+        message = await self._receive()
+        if _kind(message) in _DISCONNECTS:
+            self._disconnected = True
+        return message
 
     async def send(self, message: Any) -> Any:
         """The server's ``send``."""
@@ -128,11 +137,23 @@ class Exchange:
     def _begin(self, options: Options) -> None:
         self._span = sdk.root_span()
 
+    def is_hang_up(self, error: BaseException) -> bool:
+        """Whether an error comes of it that the client has gone."""
+        # Since ASGI 2.4 a server may tell by an OSError of its send().
+        if error is self._send_error or isinstance(error, asyncio.CancelledError):
+            return True
+        # What a framework raises means nothing before the server has told so.
+        return (self._disconnected or self._send_error is not None) and is_hang_up(error)
+
+    def reports(self, error: BaseException) -> bool:
+        """Whether an unhandled error makes an event. It is going to have one then."""
+        if error is self.reported or self.is_hang_up(error):
+            return False
+        self.reported = error
+        return True
+
     def _is_failure(self, error: BaseException) -> bool:
-        # Since ASGI 2.4 a server may tell by an OSError that the client has gone.
-        return error is not self._send_error and not isinstance(
-            error, (asyncio.CancelledError, GeneratorExit)
-        )
+        return not isinstance(error, GeneratorExit) and not self.is_hang_up(error)
 
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
         pass
@@ -142,8 +163,8 @@ class WebSocketExchange(Exchange):
     """A WebSocket connection."""
 
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
-        # A server that cancels its application: the client has gone.
-        if error is not None and not failed:
+        # A server that cancels its application: the client has gone, and did not say so.
+        if error is not None and not failed and not self._disconnected:
             sdk.set_status(self._span, "cancelled")
 
 
@@ -244,7 +265,6 @@ class HttpExchange(Exchange):
         self._streaming: "Optional[bool]" = None
         self._body: "Optional[BodyContext]" = None
         self._body_before: "Optional[Context]" = None
-        self._disconnected = False
         # Whether all that was to be sent has been sent.
         self._complete = False
         self._content_length: "Optional[int]" = None
@@ -256,17 +276,11 @@ class HttpExchange(Exchange):
 
     # -- the messages ------------------------------------------------------------
 
-    async def receive(self) -> Any:
-        """The server's ``receive``: notices that the client has gone."""
-        message = await self._receive()
-        if _kind(message) == "http.disconnect":
-            self._disconnected = True
-        return message
-
     async def send(self, message: Any) -> Any:
         """The server's ``send``: measures, and notices the end of the body."""
         asked = perf_counter()
         kind = _kind(message)
+        too_late = self._disconnected
         try:
             if kind == "http.response.start":
                 self._open(message, asked)
@@ -276,7 +290,7 @@ class HttpExchange(Exchange):
             internal_error("internal error; this response is traced as in stock")
         result = await super().send(message)
         try:
-            self._sent(kind, message, asked)
+            self._sent(kind, message, asked, too_late)
         except Exception:
             internal_error("internal error; this response is traced as in stock")
         return result
@@ -295,21 +309,28 @@ class HttpExchange(Exchange):
         record.open(self._options, self._started)
 
     def _count(self, message: Message, asked: float) -> None:
+        self._meter.count(message, asked)
         if self._streaming is None:
-            self._streaming = bool(message.get("more_body", False))
+            # Middleware may say that more is to come of a body that is all there.
+            more = bool(message.get("more_body", False))
+            self._streaming = more and not self._has_content_length()
             if self._record is not None:
                 self._record.streaming = self._streaming
-        self._meter.count(message, asked)
 
-    def _sent(self, kind: Any, message: Message, asked: float) -> None:
-        """The server has taken a message."""
+    def _sent(self, kind: Any, message: Message, asked: float, too_late: bool) -> None:
+        """The server has taken a message.
+
+        :param too_late: the client had gone before. Starlette's BaseHTTPMiddleware ends
+            the body all the same.
+        """
         self._meter.last_sent = now = perf_counter()
         if kind == "http.response.start":
             # Of these a server sends no body.
             self._complete = self._method == "HEAD" or message.get("status") in (204, 304)
         elif kind == "http.response.body":
             self._meter.send_time += now - asked
-            if not message.get("more_body", False) or self._has_content_length():
+            last = not message.get("more_body", False)
+            if (last and not too_late) or self._has_content_length():
                 self._complete = True
         elif kind in _FILES:
             # The server reads the file itself: the header is all we know.
@@ -346,7 +367,7 @@ class HttpExchange(Exchange):
             publish(body.context, before)
         if isinstance(error, GeneratorExit):
             outcome = "abandoned"
-        elif failed:
+        elif failed and not _in_background(error):
             outcome = "failed"
         elif self._complete:
             outcome = "completed"
@@ -362,8 +383,21 @@ class HttpExchange(Exchange):
             sdk.set_status(self._span, outcome)
 
 
+#: Messages that say that the client has gone.
+_DISCONNECTS = ("http.disconnect", "websocket.disconnect")
+
 #: Messages by which a server is told to read a file itself.
 _FILES = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+def _in_background(error: "Optional[BaseException]") -> bool:
+    """Whether an error comes from a task of Starlette's, which is run after the response."""
+    traceback = None if error is None else error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "starlette.background":
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _kind(message: Any) -> Any:

@@ -1,0 +1,459 @@
+"""Starlette and FastAPI within SentryMiddleware: alone, and with the SDK's own integrations.
+
+The SDK enables those by itself where the frameworks are installed. They have middleware of
+their own, within ours, which reports errors and gives names.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+import sentry_sdk
+from asgi_server import HANG_UPS, Connection, read
+from harness import start_span, static_status
+
+from vendored_integration.asgi import SentryMiddleware
+
+pytest.importorskip("starlette")
+pytest.importorskip("fastapi")
+
+from fastapi import Depends, FastAPI  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.background import BackgroundTask  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from starlette.middleware.base import BaseHTTPMiddleware  # noqa: E402
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse  # noqa: E402
+from starlette.routing import Mount, Route, WebSocketRoute  # noqa: E402
+
+HERE = __name__
+
+
+@pytest.fixture(params=["alone", "together"])
+def together(request):
+    """Whether the SDK's own integrations are enabled, as they are by default."""
+    return request.param == "together"
+
+
+@pytest.fixture
+def sentry(init, lifecycle, together):
+    # Whatever else is installed here is not enabled either.
+    return init(lifecycle, auto_enabling_integrations=together)
+
+
+class Passes(BaseHTTPMiddleware):
+    """What most middleware of such applications is made of. Its responses are all streamed."""
+
+    async def dispatch(self, request, call_next):
+        return await call_next(request)
+
+
+@pytest.fixture(params=[[], [Middleware(Passes)]], ids=["", "BaseHTTPMiddleware"])
+def middleware(request):
+    return request.param
+
+
+# -- the application -------------------------------------------------------------------
+
+
+async def plain(request):
+    return PlainTextResponse("plain")
+
+
+async def three_chunks():
+    for number in range(3):
+        with start_span(f"chunk {number}"):
+            await asyncio.sleep(0)
+        yield b"chunk"
+
+
+async def stream(request):
+    return StreamingResponse(three_chunks())
+
+
+async def stream_sync(request):
+    def body():
+        for number in range(3):
+            with start_span(f"chunk {number}"):
+                yield b"chunk"
+
+    return StreamingResponse(body())
+
+
+async def endless(request):
+    async def body():
+        try:
+            while True:
+                yield b"chunk"
+                await asyncio.sleep(0)
+        finally:
+            with start_span("clean up"):
+                await asyncio.sleep(0)
+
+    return StreamingResponse(body())
+
+
+async def stream_fails(request):
+    async def body():
+        yield b"chunk"
+        raise RuntimeError("half-way") from LookupError("cause")
+
+    return StreamingResponse(body())
+
+
+async def fails(request):
+    raise RuntimeError("in the view") from LookupError("cause")
+
+
+async def raises_404(request):
+    raise HTTPException(404)
+
+
+async def raises_500(request):
+    raise HTTPException(500)
+
+
+async def file(request):
+    return FileResponse(__file__)
+
+
+async def works():
+    with start_span("background"):
+        await asyncio.sleep(0)
+
+
+async def works_and_fails():
+    raise RuntimeError("in the background")
+
+
+async def background(request):
+    return StreamingResponse(three_chunks(), background=BackgroundTask(works))
+
+
+async def background_fails(request):
+    return StreamingResponse(three_chunks(), background=BackgroundTask(works_and_fails))
+
+
+async def talk(websocket):
+    await websocket.accept()
+    while True:
+        if await websocket.receive_text() == "fail":
+            raise RuntimeError("while talking")
+        await websocket.send_text("answer")
+
+
+def application(middleware=(), lifespan=None):
+    """Made anew in each test: the SDK patches what makes the routes."""
+    api = FastAPI()
+
+    async def resource():
+        yield 1
+        with start_span("after"):
+            await asyncio.sleep(0)
+
+    async def failing_resource():
+        yield 1
+        raise RuntimeError("in the dependency")
+
+    needs_resource, needs_failing_resource = Depends(resource), Depends(failing_resource)
+
+    @api.get("/items/{item}")
+    async def item(item, resource=needs_resource):
+        return item
+
+    @api.get("/sync/{item}")
+    def sync_item(item, resource=needs_resource):
+        return item
+
+    @api.get("/stream")
+    async def api_stream(resource=needs_resource):
+        return StreamingResponse(three_chunks())
+
+    @api.get("/fails")
+    async def api_fails():
+        raise RuntimeError("in the view") from LookupError("cause")
+
+    @api.get("/dependency-fails")
+    async def dependency_fails(resource=needs_failing_resource):
+        return 1
+
+    routes = [
+        Route("/plain", plain),
+        Route("/stream", stream),
+        Route("/stream-sync", stream_sync),
+        Route("/endless", endless),
+        Route("/stream-fails", stream_fails),
+        Route("/fails", fails),
+        Route("/404", raises_404),
+        Route("/500", raises_500),
+        Route("/file", file),
+        Route("/background", background),
+        Route("/background-fails", background_fails),
+        WebSocketRoute("/talk", talk),
+    ]
+    mounts = [Mount("/sub", Starlette(routes=routes)), Mount("/api", api)]
+    return SentryMiddleware(
+        Starlette(routes=routes + mounts, middleware=list(middleware), lifespan=lifespan)
+    )
+
+
+def check_one_error(sentry, message):
+    """One event, in the trace, with its cause; also after the server has logged the error."""
+    root = sentry.root()
+    (event,) = sentry.errors()
+    assert event["exception"]["values"][-1]["value"] == message
+    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+    return root
+
+
+def logged(connection):
+    """What a server does with an error of the application."""
+    error = connection.error
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
+
+
+# -- the tests -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "name_together"),
+    [
+        ("/plain", f"{HERE}.plain", "/plain"),
+        ("/stream", f"{HERE}.stream", "/stream"),
+        ("/404", f"{HERE}.raises_404", "/404"),
+        ("/sub/stream", f"{HERE}.stream", "/stream"),
+        ("/api/items/5", f"{HERE}.application.<locals>.item", "/items/{item}"),
+        ("/api/sync/5", f"{HERE}.application.<locals>.sync_item", "/sync/{item}"),
+        # No route: what the SDK calls generic requests, too.
+        ("/nowhere", "http://localhost/nowhere", "http://localhost/nowhere"),
+        ("/sub/nowhere", "http://localhost/sub/nowhere", "http://localhost/sub/nowhere"),
+        ("/api/nowhere", "http://localhost/api/nowhere", "http://localhost/api/nowhere"),
+    ],
+)
+def test_names(sentry, together, path, name, name_together):
+    """By the endpoint; together, by the SDK's integration. Never none."""
+    connection = asyncio.run(read(application(), path))
+    assert connection.status == (200 if "plain" in path or "5" in path or "stream" in path else 404)
+    root = sentry.root()
+    assert root.name.replace("localhost:80", "localhost") in ((name, name_together)[together], name)
+    assert not sentry.errors()
+
+
+@pytest.mark.parametrize("path", ["/stream", "/stream-sync", "/sub/stream", "/api/stream"])
+def test_streams(sentry, together, middleware, path):
+    """All spans, all data."""
+    connection = asyncio.run(read(application(middleware), path))
+    assert connection.chunks == [b"chunk"] * 3
+    root = sentry.root()
+    assert (root.op, root.outcome, root.status) == ("http.server", "completed", "ok")
+    assert root.data["http.response.stream.chunks"] == 3
+    assert root.data["http.response.body.size"] == 15
+    names = ["chunk 0", "chunk 1", "chunk 2"]
+    if path == "/api/stream":
+        names.append("after")
+    for name in names:
+        # In older releases the SDK's integration makes a span of each middleware.
+        assert root.parent_of(name) is None or together
+    assert not sentry.errors()
+
+
+def test_plain_responses(sentry, middleware):
+    """They are no streams, also where BaseHTTPMiddleware makes two messages of one."""
+    connection = asyncio.run(read(application(middleware), "/plain"))
+    assert connection.chunks == [b"plain"]
+    assert sentry.root().outcome is None
+
+
+def test_files(sentry, middleware):
+    """A FileResponse has a size, and nobody hangs up on it."""
+    connection = asyncio.run(read(application(middleware), "/file"))
+    with open(__file__, "rb") as opened:
+        assert b"".join(connection.chunks) == opened.read()
+    assert sentry.root().status == "ok"
+    assert not sentry.errors()
+
+
+@pytest.mark.parametrize("path", ["/fails", "/sub/fails", "/api/fails"])
+def test_error_in_the_view(sentry, lifecycle, middleware, path):
+    """ServerErrorMiddleware answers 500, and raises for the server to log: one event."""
+    connection = asyncio.run(read(application(middleware), path))
+    assert connection.status == 500
+    logged(connection)
+    root = check_one_error(sentry, "in the view")
+    assert (root.status, root.outcome) == (static_status(lifecycle, "internal_error"), None)
+
+
+@pytest.mark.parametrize("path", ["/stream-fails", "/sub/stream-fails"])
+def test_error_in_mid_stream(sentry, lifecycle, together, middleware, path):
+    """The same; BaseHTTPMiddleware ends the body first, as if it were complete."""
+    connection = asyncio.run(read(application(middleware), path))
+    assert connection.chunks == [b"chunk"]
+    if not together:  # the SDK's middleware cuts it off
+        assert str(connection.error.__cause__) == "cause"
+    logged(connection)
+    root = check_one_error(sentry, "half-way")
+    assert root.outcome == "failed"
+    assert root.status == static_status(lifecycle, "internal_error")
+
+
+def test_dependency_that_fails(sentry, lifecycle, middleware):
+    """A FastAPI dependency with `yield`, after the response."""
+    connection = asyncio.run(read(application(middleware), "/api/dependency-fails"))
+    logged(connection)
+    root = check_one_error(sentry, "in the dependency")
+    assert root.status == static_status(lifecycle, "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/404", "not_found"), ("/500", "internal_error"), ("/sub/404", None)]
+)
+def test_http_exceptions(sentry, lifecycle, together, middleware, path, status):
+    """The framework answers them: a status. The SDK's integration reports those above 499."""
+    connection = asyncio.run(read(application(middleware), path))
+    assert connection.error is None
+    if status is not None:
+        assert sentry.root().status == (status if lifecycle == "static" else "error")
+    assert len(sentry.errors()) == (1 if together and path == "/500" else 0)
+
+
+def test_background_task(sentry, middleware):
+    """Its spans belong to the transaction."""
+    asyncio.run(read(application(middleware), "/background"))
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert "background" in root.names()
+
+
+def test_background_task_that_fails(sentry, lifecycle, middleware):
+    """The transaction has failed; the stream had not."""
+    connection = asyncio.run(read(application(middleware), "/background-fails"))
+    assert len(connection.chunks) == 3
+    logged(connection)
+    root = check_one_error(sentry, "in the background")
+    assert root.outcome == "completed"
+    assert root.status == static_status(lifecycle, "internal_error")
+
+
+@pytest.mark.parametrize("how", HANG_UPS)
+def test_hang_up(sentry, lifecycle, middleware, how):
+    """`cancelled`, and no event: Starlette makes a ClientDisconnect of the server's OSError."""
+
+    async def main():
+        # Starlette listens to the client only of servers that do not raise.
+        version = "2.3" if how == "message" else "2.4"
+        connection = Connection(application(middleware), "/endless", spec_version=version)
+        await connection.sent(2)
+        connection.hang_up(how)
+        connection.error = await connection.end()
+        return connection
+
+    connection = asyncio.run(main())
+    if connection.error is not None and how == "error":
+        logged(connection)
+    # (Starlette leaves the generator to the garbage collector, which knows of no request)
+    (root,) = (root for root in sentry.roots() if root.op == "http.server")
+    assert root.outcome == "cancelled"
+    assert root.status == static_status(lifecycle, "cancelled")
+    assert not sentry.errors()
+
+
+async def talked(*messages, how="message"):
+    connection = Connection(application(), "/talk", type="websocket")
+    connection._incoming.get_nowait()
+    connection.deliver({"type": "websocket.connect"})
+    for text in messages:
+        connection.deliver({"type": "websocket.receive", "text": text})
+    while len(connection.messages) <= messages.count("hello") and not connection.task.done():
+        await asyncio.sleep(0)
+    if how == "message":
+        connection.deliver({"type": "websocket.disconnect", "code": 1000, "reason": ""})
+    else:
+        connection.hang_up("error")
+        connection.deliver({"type": "websocket.receive", "text": "hello"})
+    connection.error = await connection.end()
+    return connection
+
+
+@pytest.mark.parametrize("how", ["message", "error"])
+def test_websocket(sentry, lifecycle, how):
+    """A client that leaves is no error, though the endpoint lets WebSocketDisconnect out."""
+    connection = asyncio.run(talked("hello", how=how))
+    assert type(connection.error).__name__ == "WebSocketDisconnect"
+    logged(connection)
+    root = sentry.root()
+    assert (root.op, root.name, root.outcome) == ("websocket.server", f"{HERE}.talk", None)
+    assert root.status != "internal_error"
+    assert not sentry.errors()
+
+
+def test_websocket_that_fails(sentry, lifecycle):
+    connection = asyncio.run(talked("hello", "fail"))
+    logged(connection)
+    root = check_one_error(sentry, "while talking")
+    assert root.status == static_status(lifecycle, "internal_error")
+
+
+def test_what_an_application_reports_itself(sentry):
+    """A hang-up that the application captures is the application's decision; and each time."""
+
+    async def view(request):
+        for _ in range(2):
+            try:
+                await request.body()
+            except Exception as error:
+                sentry_sdk.capture_exception(error)
+        return PlainTextResponse("")
+
+    async def main():
+        connection = Connection(SentryMiddleware(Starlette(routes=[Route("/", view)])))
+        connection._incoming.get_nowait()
+        connection.hang_up("message")
+        connection.hang_up("message")
+        return await connection.end()
+
+    assert asyncio.run(main()) is None
+    assert [event["exception"]["values"][-1]["type"] for event in sentry.errors()] == [
+        "ClientDisconnect"
+    ] * 2
+
+
+def test_lifespan_whose_startup_fails(sentry):
+    """One event."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        raise RuntimeError("no database")
+        yield
+
+    async def main():
+        connection = Connection(application(lifespan=lifespan), type="lifespan")
+        connection._incoming.get_nowait()
+        connection.deliver({"type": "lifespan.startup"})
+        connection.error = await connection.end()
+        return connection
+
+    connection = asyncio.run(main())
+    assert connection.messages[-1]["type"] == "lifespan.startup.failed"
+    logged(connection)
+    (event,) = sentry.errors()
+    assert event["exception"]["values"][-1]["value"] == "no database"
+
+
+def test_added_as_middleware(sentry, together):
+    """Within the SDK's own middleware ours does nothing; without it, it traces."""
+    app = Starlette(routes=[Route("/stream", stream)])
+    app.add_middleware(SentryMiddleware)
+    connection = asyncio.run(read(app, "/stream"))
+    assert (connection.error, len(connection.chunks)) == (None, 3)
+    root = sentry.root()
+    assert root.outcome == (None if together else "completed")
+    assert "chunk 2" in root.names()
+
+    # The SDK changes a class that is added; others that are served go on as before.
+    async def send_chunk(receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"chunk"})
+
+    asgi2 = SentryMiddleware(lambda scope: send_chunk)
+    assert asyncio.run(read(asgi2, asgi_version=2)).chunks == [b"chunk"]
