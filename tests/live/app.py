@@ -14,7 +14,7 @@ Set up by environment variables, so that every server can run it the same way:
     DATABASE          path of the SQLite file
     FILE              path of the file that /file/ serves
     MIDDLEWARE        sync: the middleware does not know async, so Django adapts it
-    ROUTER            channels: ASGI requests come through a ProtocolTypeRouter
+    ROUTER            channels: ASGI requests come through a ProtocolTypeRouter; of WebSockets, too
     AT_SHUTDOWN       flush: the ASGI application is in flush_at_shutdown()
 
 A request may ask for what is done around Django, with the header `X-Around`: see `application`
@@ -46,7 +46,7 @@ from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.urls import path
+from django.urls import path, re_path
 from sentry_sdk.integrations.django import DjangoIntegration as Stock
 from sentry_sdk.tracing import Span
 
@@ -669,6 +669,38 @@ class BindLogContext:
             return await self.get_response(request)
 
 
+def with_channels(django_application):
+    """Django with what Channels' documentation puts beside it: SSE, and a WebSocket at /talk/."""
+    from channels.generic.http import AsyncHttpConsumer
+    from channels.generic.websocket import AsyncWebsocketConsumer
+    from channels.routing import ProtocolTypeRouter, URLRouter
+
+    class Events(AsyncHttpConsumer):
+        async def handle(self, body):
+            await self.send_headers(headers=[(b"Content-Type", b"text/event-stream")])
+            for number in range(3):
+                with span(f"event {number}"):
+                    await asyncio.sleep(0)
+                await self.send_body(b"data: event\n\n", more_body=True)
+            await self.send_body(b"")
+
+    class Talk(AsyncWebsocketConsumer):
+        async def receive(self, text_data=None, bytes_data=None):
+            with span("received " + text_data):
+                await asyncio.sleep(0)
+            if text_data.startswith("fail"):
+                raise RuntimeError(text_data) from LookupError("cause")
+            await self.send(text_data="answer")
+
+    events, talk = Events.as_asgi(), URLRouter([path("talk/", Talk.as_asgi())])
+    if INTEGRATION == "ours":
+        from vendored_integration.asgi import SentryMiddleware
+
+        events, talk = SentryMiddleware(events), SentryMiddleware(talk)
+    http_routes = [path("events/", events), re_path("", django_application)]
+    return ProtocolTypeRouter({"http": URLRouter(http_routes), "websocket": talk})
+
+
 settings.configure(
     SECRET_KEY="live",
     ALLOWED_HOSTS=["*"],
@@ -690,9 +722,7 @@ django.setup()
 django_application = get_wsgi_application()
 django_asgi_application = get_asgi_application()
 if os.environ.get("ROUTER") == "channels":
-    from channels.routing import ProtocolTypeRouter
-
-    django_asgi_application = ProtocolTypeRouter({"http": django_asgi_application})
+    django_asgi_application = with_channels(django_asgi_application)
 
 
 # -- around Django

@@ -189,6 +189,11 @@ class Live:
         """`max_open_responses` is 1."""
         return self._get("crowded", MAX_OPEN="1")
 
+    @property
+    def channels(self) -> Running:
+        """Django beside consumers of Channels."""
+        return self._get("channels", ROUTER="channels")
+
     def other(self, integration: str) -> Running:
         """The same with another integration: stock, or none."""
         return self._get(integration, integration=integration)

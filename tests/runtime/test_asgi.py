@@ -472,6 +472,17 @@ def test_asgi2(sentry):
     assert sentry.root().outcome == "completed"
 
 
+def test_called_by_name(sentry):
+    """daphne names the arguments."""
+
+    async def main():
+        served = SentryMiddleware(plain_app(three_chunks))
+        return await read(lambda *args: served(**dict(zip(("scope", "receive", "send"), args))))
+
+    assert asyncio.run(main()).chunks == [b"a", b"bc", b"def"]
+    assert sentry.root().outcome == "completed"
+
+
 def test_name_of_the_endpoint(sentry):
     """Frameworks put their endpoint into the scope: it names the transaction."""
 

@@ -49,11 +49,11 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         # Upstream calls it, within its transaction.
         self.app = self._observed
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Upstream has an attribute of this name, set by the version of ASGI. Where the
         # class is given to Starlette's add_middleware(), the SDK takes that for a method,
         # and fails; unless it finds that it has put its span around that before.
-        return self.__dict__["__call__"](*args)
+        return self.__dict__["__call__"](*args, **kwargs)
 
     __call__.__name__ = "_create_span_call"
 
