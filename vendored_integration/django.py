@@ -6,10 +6,11 @@ from typing import Any, List, Optional, Tuple
 import sentry_sdk.integrations
 from django.core import checks
 
-from ._vendor.django import DjangoIntegration as _UpstreamDjangoIntegration
+from ._vendor import django as _upstream
 from .runtime.body import patch_asgi_handler, patch_streaming_response
 from .runtime.log import ask_debug_filter_first, logger
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.sdk import unfailing
 from .runtime.sigterm import watch
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
@@ -19,7 +20,7 @@ _set_up = False
 _stock_reported = False
 
 
-class DjangoIntegration(_UpstreamDjangoIntegration):
+class DjangoIntegration(_upstream.DjangoIntegration):
     """Auto instrument a Django application, streaming responses included.
 
     Takes every argument of :class:`sentry_sdk.integrations.django.DjangoIntegration`
@@ -64,7 +65,11 @@ class DjangoIntegration(_UpstreamDjangoIntegration):
     def setup_once() -> None:
         """Patch Django. Called by ``sentry_sdk.init``, once a process."""
         global _set_up
-        _UpstreamDjangoIntegration.setup_once()
+        # An error of a view must get where it gets without us.
+        for report in ("_capture_exception", "_got_request_exception"):
+            if hasattr(_upstream, report):  # depends on the release
+                setattr(_upstream, report, unfailing(getattr(_upstream, report)))
+        _upstream.DjangoIntegration.setup_once()
         patch_streaming_response()
         patch_asgi_handler()
         ask_debug_filter_first()

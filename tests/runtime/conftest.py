@@ -9,24 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import django
 import pytest
-from django.conf import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-if not settings.configured:
-    settings.configure(
-        ALLOWED_HOSTS=["*"],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        DEBUG=False,
-        LOGGING_CONFIG=None,
-        ROOT_URLCONF="views",
-        SECRET_KEY="test",
-        USE_TZ=True,
-    )
-    django.setup()
-
+import django_project  # noqa: E402, F401
 import hypothesis  # noqa: E402
 import sentry_sdk  # noqa: E402
 from harness import LIFECYCLES, Received, assert_accepted  # noqa: E402
@@ -38,8 +25,10 @@ from vendored_integration.runtime.registry import registry  # noqa: E402
 # The sessions are flushed along with the client; its thread would sleep for a minute.
 SessionFlusher._ensure_running = lambda self: None
 
-# For the many combinations that the matrix runs; --hypothesis-profile chooses it.
+# --hypothesis-profile chooses: for the many combinations that the matrix runs, and for
+# the one that is to find what the others have not.
 hypothesis.settings.register_profile("quick", max_examples=15)
+hypothesis.settings.register_profile("thorough", max_examples=20_000)
 
 # What is imported by now is never collected; looking at it in every test takes long.
 gc.collect()

@@ -75,6 +75,11 @@ class Received(Transport):
     def is_healthy(self):
         return True
 
+    def clear(self):
+        """Forget what has arrived."""
+        with self._changed:
+            self._items.clear()
+
     def items(self, *types):
         with self._changed:
             return [item.json for item in self._items if item.type in types]

@@ -9,15 +9,18 @@ from asyncio import CancelledError
 from contextvars import ContextVar
 from typing import Any, Callable, Optional, Tuple
 
+import sentry_sdk
 import sentry_sdk.integrations.asgi
 import sentry_sdk.scope
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied
+from sentry_sdk.utils import capture_internal_exceptions
 
 from .exchange import (
     Exchange,
     HttpExchange,
     Lifespan,
     Running,
+    Unknown,
     WebSocketExchange,
     current_exchange,
     running,
@@ -61,7 +64,7 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
         exchange = None if _asgi_middleware_applied.get(False) else _exchange(scope, receive, send)
-        holder = None
+        holder = raised = result = None
         if exchange is not None:
             holder = Running(exchange)
             running.set(holder)
@@ -69,13 +72,24 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         try:
             result = await super()._run_app(scope, receive, send, 3)
         except Exception as error:
-            _restore_cause(error)
-            raise
+            raised = _error_of_application()
+            if raised is error or (raised is None and exchange is None):
+                raised = None
+                raise
+            # A header or an error that it cannot read, a sampler or transport that raises.
+            internal_error("internal error of the SDK")
         finally:
             if exchange is not None and holder is not None:
                 holder.exchange = exchange.reported = None
                 running.set(None)
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # its traceback holds this frame
         if exchange is not None:
+            if not exchange.begun:
+                return await self._isolated(scope, receive, send)
             exchange.raise_postponed()
         return result
 
@@ -85,6 +99,19 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
     def _get_segment_name_and_source(self, style: str, scope: Any) -> Any:
         return _named(super()._get_segment_name_and_source, style, scope)
 
+    async def _isolated(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Call the application where upstream has failed before it did.
+
+        There is no transaction, but what the application sets is not seen by other requests.
+        """
+        with sentry_sdk.isolation_scope():
+            try:
+                return await self._call(scope, receive, send)
+            except Exception as error:
+                with capture_internal_exceptions():
+                    sentry_sdk.capture_exception(error)
+                raise
+
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
         exchange = current_exchange()
@@ -92,6 +119,7 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
             exchange = None
         if exchange is not None:
             exchange.begin(self.stream_options)
+            send = exchange.guarded(send)
         try:
             result = await self._call(scope, receive, send)
         except BaseException as error:
@@ -182,9 +210,8 @@ sentry_sdk.scope.add_global_event_processor(_drop_reported)
 
 
 def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":
-    kind = _EXCHANGES.get(scope["type"])
     try:
-        return None if kind is None else kind(scope, receive, send)
+        return _EXCHANGES.get(scope.get("type"), Unknown)(scope, receive, send)
     except Exception:
         internal_error("internal error; this request is traced as in stock")
         return None
@@ -196,12 +223,15 @@ def _keep_cause(error: BaseException) -> None:
         _raised.set((error, error.__cause__, error.__suppress_context__))
 
 
-def _restore_cause(error: Exception) -> None:
+def _error_of_application() -> "Optional[Exception]":
+    """Return the error that the application has raised, with its cause restored."""
     raised = _raised.get()
-    if raised is not None:
-        _raised.set(None)
-        if raised[0] is error:
-            _, error.__cause__, error.__suppress_context__ = raised
+    if raised is None:
+        return None
+    _raised.set(None)
+    error, cause, suppressed = raised
+    error.__cause__, error.__suppress_context__ = cause, suppressed
+    return error
 
 
 __name__ = hidden(__name__)

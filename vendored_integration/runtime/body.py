@@ -147,8 +147,16 @@ def _itself(function: "Callable[[], Any]") -> "Callable[[], Any]":
 
 def body_context(response: Any) -> "Optional[BodyContext]":
     """Return the context that a response was created in, if it is Django's and streaming."""
-    found = getattr(response, _ATTRIBUTE, None)
-    return found if isinstance(found, BodyContext) else None
+    found = attribute(response, _ATTRIBUTE)
+    return found if type(found) is BodyContext else None
+
+
+def attribute(response: Any, name: str) -> Any:
+    """Return an attribute of the application's response, or ``None``, whatever it answers."""
+    try:
+        return getattr(response, name, None)
+    except Exception:
+        return None
 
 
 def patch_streaming_response() -> None:

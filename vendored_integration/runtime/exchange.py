@@ -66,6 +66,8 @@ class Exchange:
         #: Whether the application has been called.
         self.begun = False
         self._span: Any = None
+        # Whether upstream has passed the application's message on.
+        self._passed_on = False
         self._send_error: "Optional[OSError]" = None
         self._postponed: "Optional[BaseException]" = None
         # Whether the server has told the application that the client has gone.
@@ -82,11 +84,32 @@ class Exchange:
 
     async def send(self, message: Any) -> Any:
         """The server's ``send``."""
+        self._passed_on = True
         try:
             return await self._send(message)
         except OSError as error:
             self._send_error = error
             raise
+
+    def guarded(self, upstream: Send) -> Send:
+        """Return the ``send`` that the application gets.
+
+        :param upstream: upstream's, which calls :meth:`send`. All that it reads is the
+            status of a response, and if that is no number, it raises.
+        """
+
+        async def send(message: Any) -> Any:
+            if _kind(message) == "http.response.start":
+                self._passed_on = False
+                try:
+                    return await upstream(message)
+                except Exception:
+                    if self._passed_on:
+                        raise
+                    internal_error("internal error of the SDK")
+            return await self.send(message)
+
+        return send
 
     def begin(self, options: "Optional[Options]") -> None:
         """The application is called. Upstream's transaction is the running one.
@@ -168,6 +191,13 @@ class WebSocketExchange(Exchange):
             sdk.set_status(self._span, "cancelled")
 
 
+class Unknown(Exchange):
+    """A protocol that is not known here: nothing is made of its messages and errors."""
+
+    def _is_failure(self, error: BaseException) -> bool:
+        return True
+
+
 class Lifespan(Exchange):
     """The ``lifespan`` protocol.
 
@@ -230,8 +260,8 @@ class Meter:
         self.produce_time += asked - self.last_sent
         try:
             size = len(message.get("body", b""))
-        except TypeError:
-            return  # the server will say so
+        except Exception:
+            return  # not bytes: the server will say so
         if size:
             if not self.chunks:
                 self.first_chunk = asked
@@ -400,17 +430,25 @@ def _in_background(error: "Optional[BaseException]") -> bool:
     return False
 
 
-def _kind(message: Any) -> Any:
+def _kind(message: Any) -> "Optional[str]":
     """Return the type of a message. If it is none, the server will say so."""
-    return message.get("type") if isinstance(message, dict) else None
+    # By their types: isinstance() may ask an object, which may raise.
+    if not issubclass(type(message), dict):
+        return None
+    kind = dict.get(message, "type")
+    return kind if type(kind) is str else None
 
 
 def _content_length(message: Message) -> "Optional[int]":
+    headers = message.get("headers")
+    # ASGI allows any iterable: one that can be read only once is the server's to read.
+    if not isinstance(headers, (list, tuple)):
+        return None
     try:
-        for name, value in message.get("headers", ()):
+        for name, value in headers:
             if name.lower() == b"content-length":
                 return int(value)
-    except (AttributeError, TypeError, ValueError):
+    except Exception:
         pass  # not what ASGI allows; the server will say so
     return None
 

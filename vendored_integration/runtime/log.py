@@ -3,15 +3,32 @@
 And a short cut for the SDK's own logger.
 """
 
+import contextlib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.utils import logger as sdk_logger
 
 from .counters import counters
 
-logger = logging.getLogger("vendored_integration")
+if TYPE_CHECKING:
+    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _LoggerAdapter = logging.LoggerAdapter
+
+
+class _Logger(_LoggerAdapter):
+    """Logs, and does not raise what a handler raises."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Delegate to the logger."""
+        # A handler of the user, or an error that not even Python can print.
+        with contextlib.suppress(Exception):
+            super().log(level, msg, *args, **kwargs)
+
+
+logger = _Logger(logging.getLogger("vendored_integration"), {})
 
 # The SDK makes an event of every logged error. A fault in finishing one event
 # must not beget another.

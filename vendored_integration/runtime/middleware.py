@@ -3,8 +3,10 @@
 import functools
 import time
 from contextvars import Context, copy_context
+from types import CodeType
 from typing import Any, Callable, Generator, Optional
 
+import sentry_sdk
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import sdk
@@ -17,7 +19,7 @@ from .options import Options
 from .response import close_aware_response, is_streaming
 from .scheduler import scheduler
 from .sigterm import watch
-from .suspended import StartResponse, SuspendedRecord
+from .suspended import StartResponse, SuspendedRecord, resume
 
 
 def close_aware(
@@ -35,25 +37,78 @@ def close_aware(
             # Within a middleware of this kind, ours or stock: that one traces.
             return self.app(environ, start_response)
         request = _Request(environ, start_response)
-        suspended = call(self, environ, request.start_response)
+        middleware = _Middleware(self)
+        suspended = call(middleware, environ, request.start_response)
         context = copy_context()
         before = context.copy()
+        raised = None
         try:
             response = context.run(next, suspended)
         except BaseException as error:
-            counters.ended(False, "failed")
-            stop = _stop_iteration_of_application(error)
-            if stop is None:
+            if middleware.app_called or call is _isolated:
+                counters.ended(False, "failed")
+                raised = _error_of_application(error, call.__code__)
+                if raised is None:
+                    raise
+            elif isinstance(error, Exception):
+                # A header that the SDK cannot read, or a sampler that raises.
+                internal_error("internal error; this request has no transaction")
+            else:
                 raise
-        else:
-            stop = None
         finally:
             publish(context, before)
-        if stop is not None:
-            raise stop
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # its traceback holds this frame
+        if not middleware.app_called:
+            return _call_isolated(self, environ, start_response)
         return request.respond(self, suspended, context, response)
 
     return __call__
+
+
+class _Middleware:
+    """Upstream's middleware, to its own code; notices when that calls the application."""
+
+    __slots__ = ("_middleware", "app_called")
+
+    def __init__(self, middleware: Any) -> None:
+        self._middleware = middleware
+        self.app_called = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._middleware, name)
+
+    @property
+    def app(self) -> Any:
+        """The application, which is called as soon as it is asked for."""
+        self.app_called = True
+        return self._middleware.app
+
+
+def _isolated(
+    self: Any, environ: "dict[str, Any]", start_response: Any
+) -> "Generator[Any, Any, Any]":
+    """Takes the place of upstream's method where that fails before the application is called.
+
+    There is no transaction, but what the application sets is not seen by other requests.
+    """
+    _wsgi_middleware_applied.set(True)
+    try:
+        with sentry_sdk.isolation_scope():
+            try:
+                yield self.app(environ, start_response)
+            except BaseException as error:
+                if not is_disposal(error):
+                    sdk.capture_exception(None)
+                raise
+    finally:
+        _wsgi_middleware_applied.set(False)
+
+
+_call_isolated = close_aware(_isolated)
 
 
 class _Request:
@@ -90,7 +145,7 @@ class _Request:
         """
         try:
             if not sdk.contextvars_work():
-                context.run(next, suspended, None)
+                context.run(resume, suspended, None)
                 return response
             options: "Optional[Options]" = getattr(middleware, "stream_options", None)
             if options is None:
@@ -105,7 +160,7 @@ class _Request:
                 streaming,
                 body_context(response),
             )
-            if isinstance(response, (bytes, str)):
+            if issubclass(type(response), (bytes, str)):
                 # Servers treat these by their type; there is nothing to wait for.
                 record.return_now()
                 return response
@@ -117,7 +172,7 @@ class _Request:
             return wrapped
         except Exception:
             internal_error("internal error; this request is traced as in stock")
-            context.run(next, suspended, None)
+            context.run(resume, suspended, None)
             return response
 
 
@@ -132,18 +187,44 @@ def is_disposal(error: "Optional[BaseException]") -> bool:
     return traceback is not None and traceback.tb_next is None
 
 
-def _stop_iteration_of_application(error: BaseException) -> "Optional[StopIteration]":
-    """Return the StopIteration that the application raised, if it became this error.
+#: How many errors are looked at that were being handled when an error was raised. They
+#: are the application's to link, and may be a ring.
+_MAX_CHAIN = 20
+
+
+def _error_of_application(error: BaseException, code: CodeType) -> "Optional[BaseException]":
+    """Return what the application has raised, if upstream's middleware made this error of it.
+
+    :param code: of upstream's method.
 
     No StopIteration gets out of a generator (PEP 479), such as the suspended
     middleware; but one of the application has to get to the server as it is. An
     error that Python made of it on the way out has no frames of the middleware.
+
+    And the SDK may fail to report an error that cannot be looked at.
     """
     cause = error.__cause__
     traceback = error.__traceback__
-    if isinstance(cause, StopIteration) and traceback is not None and traceback.tb_next is None:
+    if (
+        isinstance(error, RuntimeError)
+        and isinstance(cause, StopIteration)
+        and traceback is not None
+        and traceback.tb_next is None
+    ):
         return cause
-    return None
+    found = None
+    handled = error.__context__
+    for _ in range(_MAX_CHAIN):
+        if handled is None:
+            break
+        traceback = handled.__traceback__
+        # Caught there, and so on its way no more. The first one is the application's.
+        if traceback is not None and traceback.tb_frame.f_code is code:
+            found = handled
+        handled = handled.__context__
+    if found is not None:
+        internal_error("internal error while reporting an error")
+    return found
 
 
 __name__ = hidden(__name__)

@@ -12,6 +12,7 @@ for their very own object; its ``close`` attribute is hooked instead.
 from time import perf_counter
 from typing import Any, Callable, Iterator, Optional, Union
 
+from .body import attribute
 from .context import entry_refused, run_in
 from .frames import hidden
 from .log import internal_error
@@ -206,10 +207,15 @@ class _CloseHook:
 
     __slots__ = ("_close", "_record", "_start_response")
 
-    def __init__(self, close: "Optional[Callable[[], Any]]", record: SuspendedRecord) -> None:
+    def __init__(self, response: Any, record: SuspendedRecord) -> None:
+        """
+        :raises Exception: whatever the response raises if it takes no ``close``.
+        """
+        close = getattr(response, "close", None)
         if isinstance(close, _CloseHook):
             close = close._close  # a file that is handed out again is hooked once
         self._close: "Optional[Callable[[], Any]]" = close
+        response.close = self
         self._record = record
         self._start_response = record.weaken_start_response()
 
@@ -274,9 +280,12 @@ def is_file_response(response: Any, file_wrapper: Any) -> bool:
     """
     if file_wrapper is None:
         return False
-    if isinstance(file_wrapper, type):
-        return isinstance(response, file_wrapper)
-    return getattr(response, "fileno", None) is not None
+    try:
+        if isinstance(file_wrapper, type):
+            return isinstance(response, file_wrapper)
+        return getattr(response, "fileno", None) is not None
+    except Exception:
+        return False  # an object that cannot be asked
 
 
 def is_streaming(response: Any) -> bool:
@@ -284,17 +293,22 @@ def is_streaming(response: Any) -> bool:
 
     Django says so itself; of any other, whatever is not a plain sequence may.
     """
-    streaming = getattr(response, "streaming", None)
-    if isinstance(streaming, bool):
-        return streaming
-    return not isinstance(response, (list, tuple))
+    streaming = attribute(response, "streaming")
+    # By their types: isinstance() may ask an object, which may raise.
+    if type(streaming) is bool:
+        return bool(streaming)
+    return not issubclass(type(response), (list, tuple))
 
 
 def close_aware_response(response: Any, record: SuspendedRecord, file_wrapper: Any) -> Any:
     """Return what to hand to the server for an application's response."""
     if is_file_response(response, file_wrapper):
-        response.close = _CloseHook(getattr(response, "close", None), record)
-        return response
+        try:
+            _CloseHook(response, record)
+        except Exception:
+            pass  # the server can do without sendfile()
+        else:
+            return response
     if hasattr(type(response), "__len__"):
         return _SizedScopedResponse(None, response, record)
     return _ScopedResponse(None, response, record)

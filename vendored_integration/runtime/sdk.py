@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 from contextvars import Context
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import sentry_sdk
 from sentry_sdk.client import NonRecordingClient
@@ -18,6 +18,7 @@ from sentry_sdk.transport import HttpTransport, Transport
 from sentry_sdk.utils import capture_internal_exceptions
 
 from .frames import hidden
+from .log import internal_error
 from .options import DEFAULT_OPTIONS, Options
 
 #: Transaction status by outcome; outcomes that are missing keep the HTTP status.
@@ -124,7 +125,7 @@ def capture_exception(span: Any) -> None:
     """Report the error being handled as upstream's middleware would.
 
     :param span: the request's root span, finished by now; the error belongs to
-        its trace all the same.
+        its trace all the same. ``None``: there is none.
     """
     from vendored_integration._vendor.wsgi import _capture_exception
 
@@ -137,6 +138,19 @@ def capture_exception(span: Any) -> None:
             _capture_exception()
     finally:
         scope._span = current
+
+
+def unfailing(report: "Callable[..., None]") -> "Callable[..., None]":
+    """Return a function that reports an error of the application, and never fails itself."""
+
+    @functools.wraps(report)
+    def unfailing_report(*args: Any, **kwargs: Any) -> None:
+        try:
+            report(*args, **kwargs)
+        except Exception:
+            internal_error("internal error while reporting an error")
+
+    return unfailing_report
 
 
 def scope_variables() -> "tuple[Any, Any]":

@@ -19,7 +19,7 @@ import sentry_sdk
 
 from . import sdk
 from .frames import hidden
-from .log import logger
+from .log import internal_error
 from .registry import registry
 from .scheduler import Entry, scheduler
 
@@ -48,7 +48,7 @@ def watch() -> None:
         _ask_main_thread()  # nobody else can change a handler
     except Exception:
         _watched = True
-        logger.exception("internal error; SIGTERM is not noticed")
+        internal_error("internal error; SIGTERM is not noticed")
 
 
 def _ask_main_thread() -> None:

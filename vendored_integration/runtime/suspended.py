@@ -179,7 +179,7 @@ class SuspendedRecord(Record):
             suspended, self._suspended = self._suspended, None
         if suspended is None:
             return
-        run_in(self._context, _resume, suspended, error)
+        run_in(self._context, resume, suspended, error)
         self.log_late_spans()
 
     # -- what is told about the response -----------------------------------------
@@ -199,12 +199,12 @@ class SuspendedRecord(Record):
             for name, value in self._start_response.headers:
                 if name.lower() == "content-length":
                     return int(value)
-        except (AttributeError, TypeError, ValueError):
+        except Exception:
             pass  # not what the WSGI specification allows; the server will say so
         return None
 
 
-def _resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]") -> None:
+def resume(suspended: "Generator[Any, Any, Any]", error: "Optional[BaseException]") -> None:
     """Let upstream's middleware leave its ``with`` blocks, in the request's context.
 
     An error is thrown into it, and comes out again; the caller raises it itself.
