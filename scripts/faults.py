@@ -1,8 +1,8 @@
-"""The README's table of faults, made of the tests that bear the mark `fault`.
+"""The table of faults in docs/reliability.md, made of the tests that bear the mark `fault`.
 
     python scripts/faults.py            print it
-    python scripts/faults.py --write    put it into README.md
-    python scripts/faults.py --check    exit 1 if README.md has another
+    python scripts/faults.py --write    put it into the page
+    python scripts/faults.py --check    exit 1 if the page has another
 
 A mark names the fault, and what the client, the server's log and Sentry must then see:
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = "docs/reliability.md"
 
 _COLUMNS = ("client", "log", "sink")
 _BLOCK = re.compile(r"(?s)(<!-- faults -->\n).*?(<!-- /faults -->)")
@@ -83,37 +84,39 @@ def _fault(mark: ast.Call, path: str, test: str) -> Fault:
 def table(found: list[Fault]) -> str:
     rows = [
         f"| {fault.name} | {fault.client} | {fault.log} | {fault.sink} | "
-        f"[`{fault.test}`]({fault.path}) |\n"
+        f"[`{fault.test}`](../{fault.path}) |\n"
         for fault in found
     ]
     return f"{len(found)} faults, each with its test:\n\n{_HEADER}{''.join(rows)}"
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(description="The README's table of faults.")
+    parser = argparse.ArgumentParser(description="The table of faults in docs/reliability.md.")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--write", action="store_true", help="put the table into README.md")
-    group.add_argument("--check", action="store_true", help="exit 1 if README.md has another")
+    group.add_argument("--write", action="store_true", help="put it into docs/reliability.md")
+    group.add_argument(
+        "--check", action="store_true", help="exit 1 if docs/reliability.md has another"
+    )
     options = parser.parse_args(argv)
     text = table(list(faults(root)))
     if not (options.write or options.check):
         print(text, end="")
         return 0
-    readme = root / "README.md"
-    before = readme.read_text(encoding="utf-8")
+    page = root / PAGE
+    before = page.read_text(encoding="utf-8")
     wanted, blocks = _BLOCK.subn(lambda match: f"{match[1]}{text}{match[2]}", before)
     if blocks != 1:
         print(
-            f"README.md: found {blocks} blocks for the table, expected 1: add the lines "
+            f"{PAGE}: found {blocks} blocks for the table, expected 1: add the lines "
             "<!-- faults --> and <!-- /faults -->; next: faults.py --write"
         )
         return 1
     if options.check and wanted != before:
-        print("README.md: its table of faults is another one; next: faults.py --write")
+        print(f"{PAGE}: its table of faults is another one; next: faults.py --write")
         return 1
     if wanted != before:
-        readme.write_bytes(wanted.encode())
-        print("README.md: written")
+        page.write_bytes(wanted.encode())
+        print(f"{PAGE}: written")
     return 0
 
 

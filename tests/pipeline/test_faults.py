@@ -33,12 +33,12 @@ TABLE = """\
 
 | fault | the client gets | the log says | Sentry has | test |
 |---|---|---|---|---|
-| b | 1 | 2 | 3 | [`test_many`](tests/live/test_it.py) |
-| a | 4 | 5 | 6 | [`test_many`](tests/live/test_it.py) |
-| c | 7 | 8 | 9 and 10 | [`test_one`](tests/live/test_it.py) |
+| b | 1 | 2 | 3 | [`test_many`](../tests/live/test_it.py) |
+| a | 4 | 5 | 6 | [`test_many`](../tests/live/test_it.py) |
+| c | 7 | 8 | 9 and 10 | [`test_one`](../tests/live/test_it.py) |
 """
 
-README = "before\n<!-- faults -->\nold\n<!-- /faults -->\nafter\n"
+PAGE = "before\n<!-- faults -->\nold\n<!-- /faults -->\nafter\n"
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def project(tmp_path: Path) -> Path:
         (CHECKOUT / "scripts" / "faults.py").read_bytes()
     )
     (tmp_path / "tests" / "live" / "test_it.py").write_text(TESTS)
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "reliability.md").write_text(PAGE)
     return tmp_path
 
 
@@ -70,20 +71,20 @@ def test_table(project: Path) -> None:
 
 def test_write_and_check(project: Path) -> None:
     """--check fails, and says what mends it, until --write has been run; that touches no more."""
-    readme = project / "README.md"
+    page = project / "docs" / "reliability.md"
     assert run(project, "--check") == (
         1,
-        "README.md: its table of faults is another one; next: faults.py --write\n",
+        "docs/reliability.md: its table of faults is another one; next: faults.py --write\n",
     )
-    assert readme.read_text() == README
-    assert run(project, "--write") == (0, "README.md: written\n")
-    assert readme.read_text() == README.replace("old\n", TABLE)
+    assert page.read_text() == PAGE
+    assert run(project, "--write") == (0, "docs/reliability.md: written\n")
+    assert page.read_text() == PAGE.replace("old\n", TABLE)
     assert run(project, "--check") == (0, "")
 
 
 def test_no_place_for_it(project: Path) -> None:
-    """A README without the block is an error."""
-    (project / "README.md").write_text("nothing\n")
+    """A page without the block is an error."""
+    (project / "docs" / "reliability.md").write_text("nothing\n")
     for option in "--check", "--write":
         status, output = run(project, option)
         assert status == 1
