@@ -136,7 +136,7 @@ def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> Non
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
-    """Each is sent, once, as cancelled, which is no error; and the server ends.
+    """Each is sent, once, which is no error; and the server ends.
 
     uvicorn ends by the signal itself, when nothing of atexit is run.
     """
@@ -150,8 +150,9 @@ def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
         running.process.stop(signal.Signals[signal_name])
         for request_id in request_ids:
             (trace,) = transactions(running.sink, request_id)
-            check_status(live, trace, "cancelled")
-            assert trace.outcome == "cancelled"
+            # The latter where the server takes longer than shutdown_timeout after SIGTERM.
+            assert trace.outcome in ("cancelled", "abandoned")
+            check_status(live, trace, {"abandoned": "aborted"}.get(trace.outcome, "cancelled"))
             assert trace.data["http.response.stream.chunks"] == 1
         # uvicorn logs how many there were, as an error; that has no exception.
         assert [event for event in running.sink.errors() if "exception" in event] == []

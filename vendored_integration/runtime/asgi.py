@@ -159,10 +159,9 @@ def _drop_reported(event: Any, hint: Any) -> Any:
     context; daphne logs an application's error from another one, up to a second later.
     """
     hint = hint or {}
-    exc_info = hint.get("exc_info")
-    if not exc_info:
+    error: "Optional[BaseException]" = (hint.get("exc_info") or (None, None))[1]
+    if error is None:
         return event
-    error: "BaseException" = exc_info[1]
     if "log_record" not in hint:
         # The SDK may have middleware of its own in between, and in more than one context.
         exchange = current_exchange()
