@@ -74,7 +74,7 @@ def section(soak: Optional[Json], outage: Optional[Json]) -> str:
             "",
             "Measured: " + _about(outage["about"]) + ".",
         ]
-    return "\n".join(text).strip() + "\n"
+    return "\n".join(text).lstrip() + "\n" if text else ""
 
 
 def _soak_row(kind: str, result: Json) -> str:

@@ -129,17 +129,11 @@ async def at_gate_async(request):
         await writer.wait_closed()
 
 
-# -- all at once: generators that wait for `/-/release`
+# -- batches: generators that wait for `/-/release?<batch>`
 
-released = threading.Event()
-# One for each loop: up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
+released = {}
+# Up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
 released_async = {}
-
-
-def release():
-    released.set()
-    for event in released_async.values():
-        event.set()
 
 
 # -- views
@@ -224,7 +218,7 @@ async def stream_async_view(request):
 def stream_held(request):
     def body():
         yield b"first\n"
-        released.wait()
+        released.setdefault(request.GET["batch"], threading.Event()).wait()
         with span("after the release"):
             yield b"last\n"
 
@@ -234,8 +228,7 @@ def stream_held(request):
 async def stream_held_async(request):
     async def body():
         yield b"first\n"
-        loop = asyncio.get_running_loop()
-        await released_async.setdefault(loop, asyncio.Event()).wait()
+        await released_async.setdefault(request.GET["batch"], asyncio.Event()).wait()
         with span("after the release"):
             yield b"last\n"
 
@@ -737,11 +730,11 @@ def application(environ, start_response):
     drop-started  the same, after it has read one chunk
 
     `/-/flush` is for the tests: not Django, not traced; what Sentry was given has been sent when
-    it answers. `/-/release` lets all held streams go on.
+    it answers. `/-/release?<batch>` lets the held streams of a batch go on.
     """
     if environ["PATH_INFO"] in ("/-/flush", "/-/release"):
         if environ["PATH_INFO"] == "/-/release":
-            release()
+            released.setdefault(environ["QUERY_STRING"], threading.Event()).set()
         else:
             gc.collect()
             sentry_sdk.flush(timeout=5)
@@ -788,7 +781,8 @@ async def asgi_application(scope, receive, send):
         return
     if scope["path"] in ("/-/flush", "/-/release"):
         if scope["path"] == "/-/release":
-            release()
+            name = scope["query_string"].decode()
+            released_async.setdefault(name, asyncio.Event()).set()
         else:
             gc.collect()
             await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
