@@ -41,7 +41,7 @@ from typing import Any, Dict
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "soak_project"))
 
-import page  # noqa: E402
+import section  # noqa: E402
 
 EVENTS_A_REQUEST = 10
 QUEUE_SIZE = 100
@@ -87,8 +87,8 @@ def main() -> int:
     for case in wrong:
         print(f"wrong: {case['ingest']}: {case['missing']} events are not accounted for")
     if options.write and not wrong:
-        page.write_json(page.OUTAGE, {"about": about(), "cases": cases})
-        print(f"Written: {page.OUTAGE}\nNext: python3 scripts/soak.py --docs")
+        section.write_json(section.OUTAGE, {"about": about(), "cases": cases})
+        print(f"Written: {section.OUTAGE}\nNext: python3 scripts/soak.py --docs")
     return 1 if wrong else 0
 
 

@@ -42,7 +42,7 @@ from demo import (
 PROJECT = ROOT / "scripts" / "soak_project"
 sys.path.insert(0, str(PROJECT))
 
-import page  # noqa: E402
+import section  # noqa: E402
 from command_line import add_options, passed_on  # noqa: E402
 
 CACHE = ROOT / ".cache" / "soak"
@@ -96,7 +96,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     signals = Signals()
     try:
         if options.docs:
-            problem = page.update(page.PAGE, options.check)
+            problem = section.update(section.PAGE, options.check)
             if problem:
                 raise Failed(problem)
             return 0

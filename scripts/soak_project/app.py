@@ -17,9 +17,7 @@ from django.core.wsgi import get_wsgi_application
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
-from vendored_integration import DjangoIntegration
-from vendored_integration.runtime.registry import registry
-from vendored_integration.runtime.scheduler import scheduler
+from vendored_integration import DjangoIntegration, stats
 
 settings.configure(
     SECRET_KEY="soak",
@@ -33,6 +31,8 @@ sentry_sdk.init(
     auto_session_tracking=False,
     # Only the bodies' own spans, which are counted.
     integrations=[DjangoIntegration(middleware_spans=False, signals_spans=False)],
+    # Kept for each thread of the server: full after a few errors, not after thousands.
+    max_breadcrumbs=10,
     # Nothing may be dropped: the client waits when the sink lags, long before this is full.
     transport_queue_size=10_000,
     _experiments={"transport_compression_level": 0, "transport_zlib_compression_level": 0},
@@ -111,9 +111,7 @@ def state():
     gc.collect()
     return {
         "blocks": sys.getallocatedblocks(),
-        "open": len(registry) + len(registry._ended_early),
-        "deadlines": sum(map(len, scheduler._buckets.values())),
-        "pid": os.getpid(),
+        "stats": stats().as_dict(),
         "thread_names": sorted(thread.name for thread in threading.enumerate()),
     }
 

@@ -13,7 +13,7 @@ from kinds import Kind
 from ledger import Ledger, Stalled
 
 CONNECTIONS = 16
-PATIENCE = 60.0  # seconds in which nothing comes back and nothing is heard
+PATIENCE = 300.0  # seconds in which nothing comes back and nothing is heard
 FILE_CONTENT = bytes(range(256)) * 256
 STREAM = b"".join(b"chunk %d\n" % index for index in range(4))
 

@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
@@ -24,7 +25,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import page  # noqa: E402
+import section  # noqa: E402
 from client import FILE_CONTENT, Client  # noqa: E402
 from command_line import add_options  # noqa: E402
 from growth import slope  # noqa: E402
@@ -84,7 +85,8 @@ class Server:
             self.port = listener.getsockname()[1]
             command = ["-m", "gunicorn", "app:application", "--workers", "1"]
             command += SERVERS[self._kind]
-            command += ["--max-requests", "0", "--timeout", "120", "--keep-alive", "75"]
+            # However slow the machine: no connection is closed, no worker is replaced.
+            command += ["--max-requests", "0", "--timeout", "0", "--keep-alive", "3600"]
             command += ["--graceful-timeout", "10", "--log-level", "error"]
             command += ["--bind", f"fd://{listener.fileno()}", "--pythonpath", str(HERE)]
             if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
@@ -150,7 +152,7 @@ async def soak(kind: str, count: int, directory: Path, console: Console) -> Json
         async with Server(kind, directory, dsn) as server:
             try:
                 before = await Client(server.port, ledger).state()
-                pid = before["pid"]
+                pid = before["stats"]["pid"]
                 task = progress.add_task(kind, total=count)
                 warm_up = min(WARM_UP, count // 4)
 
@@ -205,6 +207,7 @@ def _result(
     after: Json,
 ) -> Json:
     growth = slope(samples[len(samples) // 4 :])
+    stats = after["stats"]
     result: Json = {
         "requests": count,
         "seconds": round(seconds, 1),
@@ -213,8 +216,9 @@ def _result(
         "lost": ledger.lost(),
         "double": ledger.double(),
         "problems": ledger.problems.count,
-        "open": after["open"],
-        "deadlines": after["deadlines"],
+        "open": stats["open_responses"] + stats["left_open"],
+        "deadlines": stats["pending_deadlines"] + stats["waiting_jobs"],
+        "internal_errors": stats["internal_errors"],
         "threads": [before["threads"], after["threads"]],
         "resident": [samples[0][1], samples[-1][1]],
         "slope": [round(value, 1) for value in growth],
@@ -223,9 +227,13 @@ def _result(
     wrong = list(ledger.problems.shown)
     if ledger.problems.count > len(wrong):
         wrong.append(f"... {ledger.problems.count - len(wrong):,} more of these")
-    for name in ("lost", "double", "open", "deadlines"):
+    for name in ("lost", "double", "open", "deadlines", "internal_errors"):
         if result[name]:
             wrong.append(f"{name}: {result[name]:,}, expected 0")
+    outcomes = streaming(count)
+    found = {name: number for name, number in stats["streaming"].items() if number}
+    if found != outcomes:
+        wrong.append(f"stats() has streams {found}, expected {outcomes}")
     if after["threads"] > before["threads"]:
         names = [", ".join(state["thread_names"]) for state in (before, after)]
         wrong.append("threads: {} -> {}".format(*names))
@@ -236,6 +244,15 @@ def _result(
         wrong.append(f"memory: {blocks:,} blocks of the allocator more than before")
     result["wrong"] = wrong
     return result
+
+
+def streaming(count: int) -> Dict[str, int]:
+    """The streams among so many requests, by outcome."""
+    found: Counter[str] = Counter()
+    for kind in KINDS:
+        if kind.outcome:
+            found[kind.outcome] += requests_of(kind, count)
+    return dict(found)
 
 
 def show(kind: str, result: Json, console: Console) -> None:
@@ -258,7 +275,7 @@ def show(kind: str, result: Json, console: Console) -> None:
             f"{row['errors']:,}" if expected.fails else "",
         )
     console.print(table)
-    for line in page.lines(result):
+    for line in section.lines(result):
         console.print(line, highlight=False)
     for line in result["wrong"]:
         console.print(f"[red]wrong[/red]: {line}", highlight=False)
@@ -308,8 +325,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(json.dumps(found))
     wrong = any(result["wrong"] for result in found["servers"].values())
     if options.write and not wrong:
-        problem = page.keep(found)
-        console.print(f"Written: {page.SOAK}", soft_wrap=True, highlight=False)
+        problem = section.keep(found)
+        console.print(f"Written: {section.SOAK}", soft_wrap=True, highlight=False)
         if problem:
             print(f"error: {problem}", file=sys.stderr)
             return 2

@@ -212,21 +212,21 @@ CASE = {
 
 def test_the_page_is_written_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--check fails before --docs and passes after it; what is around stays."""
-    page = module("page")
-    monkeypatch.setattr(page, "SOAK", tmp_path / "soak.json")
-    monkeypatch.setattr(page, "OUTAGE", tmp_path / "outage.json")
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    page.PAGE.write_text("before\n<!-- soak -->\n<!-- /soak -->\nafter\n", "utf-8")
-    page.write_json(page.OUTAGE, {"about": ABOUT, "cases": [CASE]})
-    page.keep({"about": ABOUT, "servers": {"gthread": RESULT}})
-    assert page.update(page.PAGE, check=True) is None
-    page.write_json(page.SOAK, {"about": ABOUT, "servers": {"gevent": RESULT}})
-    assert "next: python3 scripts/soak.py --docs" in page.update(page.PAGE, check=True)
-    page.keep({"about": ABOUT, "servers": {"gthread": RESULT}})
-    text = page.PAGE.read_text("utf-8")
+    section = module("section")
+    monkeypatch.setattr(section, "SOAK", tmp_path / "soak.json")
+    monkeypatch.setattr(section, "OUTAGE", tmp_path / "outage.json")
+    monkeypatch.setattr(section, "PAGE", tmp_path / "page.md")
+    section.PAGE.write_text("before\n<!-- soak -->\n<!-- /soak -->\nafter\n", "utf-8")
+    section.write_json(section.OUTAGE, {"about": ABOUT, "cases": [CASE]})
+    section.keep({"about": ABOUT, "servers": {"gthread": RESULT}})
+    assert section.update(section.PAGE, check=True) is None
+    section.write_json(section.SOAK, {"about": ABOUT, "servers": {"gevent": RESULT}})
+    assert "next: python3 scripts/soak.py --docs" in section.update(section.PAGE, check=True)
+    section.keep({"about": ABOUT, "servers": {"gthread": RESULT}})
+    text = section.PAGE.read_text("utf-8")
     assert text.startswith("before\n<!-- soak -->\n|")
     assert text.endswith("<!-- /soak -->\nafter\n")
     for said in ("gunicorn gevent | 1,000 | 1,000, 100 | 0 | 0 | 0 | 5 → 5", "network 1,000"):
         assert said in text
-    page.PAGE.write_text("no markers", "utf-8")
-    assert "<!-- soak -->" in page.update(page.PAGE, check=False)
+    section.PAGE.write_text("no markers", "utf-8")
+    assert "<!-- soak -->" in section.update(section.PAGE, check=False)
