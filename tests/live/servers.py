@@ -241,7 +241,7 @@ class Process:
             )
         return found
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = 20) -> int:

@@ -580,7 +580,7 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
             if SERVERS[name].concurrent:
                 # So that the main thread has run since: with --preload it is asked to.
                 fetch_of_new_worker(running, "/-/mark?mark=0")
-            running.process.signal(signal.SIGTERM)
+            running.process.send_signal(signal.SIGTERM)
             for request_id in streams:
                 trace = running.wait_for_transaction(request_id)
                 check_trace(trace, "abandoned", "ok" if lifecycle == "stream" else "aborted")
@@ -616,7 +616,7 @@ def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
             f"/stream-endless-async/?gate={gate.port}", request_id
         ) as response:
             gate.wait_until_reached()
-            running.process.signal(signal.SIGTERM)
+            running.process.send_signal(signal.SIGTERM)
             running.process.wait()
             received = response.read()
             assert (received.body, received.complete) == (b"first\n", False)
