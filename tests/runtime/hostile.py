@@ -245,7 +245,10 @@ class WsgiServer:
                 elif step == "close":
                     self.close()
             except BaseException as error:
-                world.see_error(step, error)
+                if step == "next" and type(error) is StopIteration:
+                    world.see("end of the iteration")
+                else:
+                    world.see_error(step, error)
                 if step == "next":
                     # No server asks for more then. With the integration the iterator is
                     # a generator, as with the stock one, and has nothing more.

@@ -1,6 +1,7 @@
 """Bindings of context variables: seen where they should be, and nowhere else."""
 
 import contextvars
+import gc
 import threading
 
 import asgiref
@@ -108,6 +109,47 @@ def test_two_requests_interleaved_on_one_thread(sentry):
     assert [name for name in b.names() if name[0] == "B"] == ["B0", "B1", "B2"]
     assert not [name for name in a.names() if name[0] == "B"]
     assert report() == b"- - -;"
+
+
+@pytest.mark.parametrize("django", [True, False])
+@pytest.mark.parametrize("chunks_first", [True, False])
+def test_dropped_body_is_cleaned_up_in_its_own_context(init, django, chunks_first):
+    """A response that nobody closes may be dropped while another request runs."""
+    init()
+    variable = contextvars.ContextVar("variable", default="the server's")
+    seen = []
+
+    def body():
+        try:
+            yield b"a"
+            yield b"b"
+        finally:
+            seen.append(variable.get())
+
+    def view(request):
+        variable.set("the request's")
+        return StreamingHttpResponse(body())
+
+    def app(environ, start_response):
+        variable.set("the request's")
+        start_response("200 OK", [])
+        return body()
+
+    def serve_one():
+        exchange = Exchange(serve(view) if django else SentryWsgiMiddleware(app))
+        variable.set("the server's")
+        chunks = iter(exchange.response)
+        assert next(chunks) == b"a"
+        if chunks_first:
+            del chunks
+            exchange.response = None
+        else:
+            exchange.response = None
+            del chunks
+
+    contextvars.copy_context().run(serve_one)
+    gc.collect()
+    assert seen == ["the request's"]
 
 
 def test_finally_of_a_body_can_reset_its_tokens(init):

@@ -844,7 +844,8 @@ def test_collector_does_not_run_the_user_s_hook(init, lifecycle):
     assert threads["dropped"] != threading.get_ident()
 
 
-def test_collected_elsewhere_belongs_to_its_own_request(init, lifecycle):
+@pytest.mark.parametrize("way", ["closed", "collected"])
+def test_ended_elsewhere_belongs_to_its_own_request(init, lifecycle, way):
     """The span has the attributes of the request that it has begun in."""
     stream_only(lifecycle)
     sentry = init("stream")
@@ -855,6 +856,8 @@ def test_collected_elsewhere_belongs_to_its_own_request(init, lifecycle):
             next(generator)
     with sentry_sdk.isolation_scope():
         sentry_sdk.Scope.get_isolation_scope().set_attribute("whose", "somebody else's")
+        if way == "closed":
+            generator.close()
         del generator
         gc.collect()
     sentry.wait_for(lambda: seen_names(sentry))

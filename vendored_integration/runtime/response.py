@@ -66,6 +66,15 @@ class _ScopedResponse:
 
     def __del__(self) -> None:
         _dropped(self)
+        record: "Optional[SuspendedRecord]" = getattr(self, "_record", None)
+        if record is None:
+            return
+        try:
+            # If it was the last to hold the body, that is cleaned up now: in its own
+            # context, and not in that of a request which happens to be running.
+            run_in(record.step_context, delattr, self, "_response")
+        except Exception:
+            logger.exception("internal error while a response is collected")
 
 
 def _plain_steps(
@@ -110,84 +119,92 @@ def _steps(
     def progress() -> Progress:
         return Progress(chunks, size, first_chunk, produce_time, send_time)
 
+    def let_go() -> None:
+        nonlocal iterator
+        del iterator
+
     def loop() -> "Iterator[Any]":
         nonlocal chunks, size, first_chunk, produce_time, send_time
         keep_alive = owner  # noqa: F841
         quick = True
         ended = clock()
-        while True:
-            produced_before, sent_before = produce_time, send_time
-            for number in range(chunks + 1, chunks + 1 + _GROUP):
-                started = clock()
-                send_time += started - ended
-                try:
-                    chunk = run(next, iterator)
-                except StopIteration:
-                    produce_time += clock() - started
-                    record.exhausted = True
-                    return
-                except BaseException as error:
-                    if not entry_refused(error):
-                        produce_time += clock() - started
-                        _fail(record, error)
-                        raise
-                    try:
-                        # Somebody else is in the context of the steps.
-                        chunk = run_in(context, next, iterator)
-                    except StopIteration:
-                        record.exhausted = True
-                        return
-                    except BaseException as error:
-                        _fail(record, error)
-                        raise
-                ended = clock()
-                produce_time += ended - started
-                chunks = number
-                if number == 1:
-                    first_chunk = ended
-                try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-                    size += len(chunk)  # type: ignore[operator]
-                except Exception:
-                    pass  # not bytes: the server will say so
-                yield chunk
-            if not quick:
-                continue
-            began = clock()
-            produced, sent = produce_time - produced_before, send_time - sent_before
-            send_time += began - ended
-            ended = began
-            if produced + sent >= _QUICK:
-                continue  # the first chunk may be slow
-            share = produced / (produced + sent)
-            for _ in range(_GROUPS - 1):
+        try:
+            while True:
+                produced_before, sent_before = produce_time, send_time
                 for number in range(chunks + 1, chunks + 1 + _GROUP):
+                    started = clock()
+                    send_time += started - ended
                     try:
                         chunk = run(next, iterator)
                     except StopIteration:
-                        spent = clock() - ended
-                        produce_time += spent * share
-                        send_time += spent - spent * share
+                        produce_time += clock() - started
                         record.exhausted = True
                         return
                     except BaseException as error:
                         if not entry_refused(error):
-                            produce_time += clock() - ended
+                            produce_time += clock() - started
                             _fail(record, error)
                             raise
-                        break  # the other loop knows what to do
+                        try:
+                            # Somebody else is in the context of the steps.
+                            chunk = run_in(context, next, iterator)
+                        except StopIteration:
+                            record.exhausted = True
+                            return
+                        except BaseException as error:
+                            _fail(record, error)
+                            raise
+                    ended = clock()
+                    produce_time += ended - started
                     chunks = number
-                    try:  # noqa: SIM105
+                    if number == 1:
+                        first_chunk = ended
+                    try:  # noqa: SIM105 (suppress() would cost more than all the rest)
                         size += len(chunk)  # type: ignore[operator]
                     except Exception:
-                        pass
+                        pass  # not bytes: the server will say so
                     yield chunk
-                began, ended = ended, clock()
-                spent = ended - began
-                produce_time += spent * share
-                send_time += spent - spent * share
-                quick = spent < _QUICK
                 if not quick:
-                    break
+                    continue
+                began = clock()
+                produced, sent = produce_time - produced_before, send_time - sent_before
+                send_time += began - ended
+                ended = began
+                if produced + sent >= _QUICK:
+                    continue  # the first chunk may be slow
+                share = produced / (produced + sent)
+                for _ in range(_GROUPS - 1):
+                    for number in range(chunks + 1, chunks + 1 + _GROUP):
+                        try:
+                            chunk = run(next, iterator)
+                        except StopIteration:
+                            spent = clock() - ended
+                            produce_time += spent * share
+                            send_time += spent - spent * share
+                            record.exhausted = True
+                            return
+                        except BaseException as error:
+                            if not entry_refused(error):
+                                produce_time += clock() - ended
+                                _fail(record, error)
+                                raise
+                            break  # the other loop knows what to do
+                        chunks = number
+                        try:  # noqa: SIM105
+                            size += len(chunk)  # type: ignore[operator]
+                        except Exception:
+                            pass
+                        yield chunk
+                    began, ended = ended, clock()
+                    spent = ended - began
+                    produce_time += spent * share
+                    send_time += spent - spent * share
+                    quick = spent < _QUICK
+                    if not quick:
+                        break
+        finally:
+            # As in __del__: this may be the last to hold it.
+            run_in(context, let_go)
 
     record.progress = progress
     return loop()

@@ -241,12 +241,21 @@ class _Trace:
             if self._process != registry.process:
                 return  # forked since: the parent ends it
             cancelled = isinstance(error, _CANCELLATIONS)
-            if not sdk.is_sent_at_its_end(span) or self.outer() is not None:
+            scopes = (self._isolation_scope, self.scope)
+            if not sdk.is_sent_at_its_end(span):
                 sdk.end_child(span, error, cancelled)
+                return
+            if self.outer() is not None:
+                outside = sdk.scope_variables()
+                # Whoever closes it may be another request.
+                sdk.restore_scopes(scopes)
+                try:
+                    sdk.end_child(span, error, cancelled)
+                finally:
+                    sdk.restore_scopes(outside)
                 return
             # The generator is being collected. That may happen anywhere, also while
             # this thread holds a lock that sending wants; and in any context.
-            scopes = (self._isolation_scope, self.scope)
             elapsed = timedelta(seconds=perf_counter() - self._started)
             job = functools.partial(_end_elsewhere, scopes, span, elapsed)
             scheduler.submit(functools.partial(Context().run, job))
