@@ -74,7 +74,7 @@ class _ScopedResponse:
             # context, and not in that of a request which happens to be running.
             run_in(record.step_context, delattr, self, "_response")
         except Exception:
-            logger.exception("internal error while a response is collected")
+            internal_error("internal error while a response is collected")
 
 
 def _plain_steps(
