@@ -124,6 +124,9 @@ def _fork_scopes(context: Context) -> "Dict[ContextVar[Any], Any]":
             for variable in sentry_sdk.scope._isolation_scope, sentry_sdk.scope._current_scope:
                 scope = context.get(variable)
                 if scope is not None:
+                    # The SDK makes a span's id when it is first asked for: two tasks that
+                    # ask at the same time would be children of different ones.
+                    getattr(scope.span, "span_id", None)
                     forks[variable] = scope.fork()
     except Exception:
         internal_error("internal error; a task runs with its submitter's scopes")

@@ -52,6 +52,8 @@ class HostileError(Exception):
     __repr__ = __str__
 
     def __getattr__(self, name):
+        if name == "__notes__":  # pytest prints those that Python only prints
+            raise AttributeError(name)
         raise LookupError("no attribute today")
 
 
