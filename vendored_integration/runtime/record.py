@@ -33,7 +33,9 @@ from .scheduler import Entry, scheduler
 #: Protects ``_over``, ``_unsent``, ``_parts``, ``_sending_due`` and ``_suspended`` of
 #: all records, and the root span while it is doubled: a deadline and the close of the
 #: same response may meet. Held for a few instructions, never while foreign code runs.
-lock = threading.Lock()
+#: Reentrant, because the garbage collector may run in there, and finalize a generator
+#: that closes another response.
+lock = threading.RLock()
 
 #: Milliseconds in a second.
 _MS = 1e3
@@ -239,9 +241,10 @@ class Record(Entry):
         The part is sent by the application's own thread: whoever makes spans faster
         than they can be sent has to wait.
         """
-        # Not blocking: the garbage collector may run while this very thread holds the
-        # lock, and finalize a generator that ends in a span.
-        if not lock.acquire(False):
+        # The garbage collector may run while this very thread holds the lock, and
+        # finalize a generator that makes a span: it must not begin a part in there,
+        # nor wait for a thread that does.
+        if lock._is_owned() or not lock.acquire(False):  # type: ignore[attr-defined]
             return True
         try:
             if self._over or not self.streaming:
@@ -306,7 +309,7 @@ class Record(Entry):
 
 def _after_fork_in_child() -> None:
     global lock
-    lock = threading.Lock()
+    lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

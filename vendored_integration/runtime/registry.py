@@ -28,9 +28,11 @@ class Registry:
     """All open responses, with O(1) ``add``, ``take`` and ``take_oldest``."""
 
     def __init__(self) -> None:
-        # Protects _open and _ended_early. An OrderedDict, because the first key of
-        # a dict is found past all the keys that were deleted before it.
-        self._lock = threading.Lock()
+        # Protects _open, _ended_early and _exit_handler_set. An OrderedDict, because the first key of
+        # a dict is found past all the keys that were deleted before it. Reentrant,
+        # because the garbage collector may run in here, and finalize a generator that
+        # closes a response.
+        self._lock = threading.RLock()
         self._open: "OrderedDict[Record, None]" = OrderedDict()
         self._ended_early: "Set[Record]" = set()
         #: The most that were open at the same time.
@@ -52,12 +54,12 @@ class Registry:
 
         :return: the oldest one, taken out, if there are more than ``limit`` now.
         """
-        if not self._exit_handler_set:
-            # Not at import: atexit runs the newest first, and this must come
-            # before the SDK's own flush, which is set up by sentry_sdk.init().
-            self._exit_handler_set = True
-            atexit.register(self.finish_all)
         with self._lock:
+            if not self._exit_handler_set:
+                # Not at import: atexit runs the newest first, and this must come
+                # before the SDK's own flush, which is set up by sentry_sdk.init().
+                self._exit_handler_set = True
+                atexit.register(self.finish_all)
             self._open[record] = None
             number = len(self._open)
             if number <= limit:
@@ -131,7 +133,7 @@ class Registry:
         They are kept, since a suspended middleware that is collected leaves its
         ``with`` blocks: the child would send the parent's transaction.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.process += 1
         self._inherited += [*self._open, *self._ended_early]
         self._open.clear()

@@ -9,8 +9,9 @@ A file response (``wsgi.file_wrapper``) is not wrapped at all, since servers loo
 for their very own object; its ``close`` attribute is hooked instead.
 """
 
+import sys
 from time import perf_counter
-from typing import Any, Callable, Iterator, Optional, Union
+from typing import Any, Callable, Iterator, List, Optional, Union
 
 from .body import attribute
 from .context import entry_refused, run_in
@@ -19,6 +20,19 @@ from .log import internal_error
 from .record import Progress
 from .scheduler import scheduler
 from .suspended import SuspendedRecord
+
+
+class _Probe:
+    """Tells what the reference count is in a ``__del__`` that ends the last reference."""
+
+    seen: "List[int]" = []
+
+    def __del__(self) -> None:
+        self.seen.append(sys.getrefcount(self))
+
+
+_Probe()
+_REFERENCES_AT_THE_END = _Probe.seen[0]
 
 
 class _ScopedResponse:
@@ -70,9 +84,11 @@ class _ScopedResponse:
         if record is None:
             return
         try:
-            # If it was the last to hold the body, that is cleaned up now: in its own
-            # context, and not in that of a request which happens to be running.
-            run_in(record.step_context, delattr, self, "_response")
+            # Not if the collector breaks a cycle: others in it may go on to close this.
+            if sys.getrefcount(self) <= _REFERENCES_AT_THE_END:
+                # If it was the last to hold the body, that is cleaned up now: in its own
+                # context, and not in that of a request which happens to be running.
+                run_in(record.step_context, delattr, self, "_response")
         except Exception:
             internal_error("internal error while a response is collected")
 

@@ -84,8 +84,10 @@ class Scheduler:
     def _forget(self) -> None:
         """(Re)set everything: a new scheduler, or the child of a fork."""
         # Protects _buckets, _next_tick, the _tick of every entry, _workers and
-        # _idle. Held for a few instructions, never while foreign code runs.
-        self._lock = threading.Lock()
+        # _idle. Held for a few instructions, never while foreign code runs; except
+        # where the garbage collector does, within any call: what it finalizes may
+        # schedule and cancel here, too.
+        self._lock = threading.RLock()
         self._buckets: "Dict[int, Dict[Entry, None]]" = {}
         # The timer thread sleeps until this tick; no pending entry is due earlier.
         self._next_tick = _NEVER
@@ -111,11 +113,11 @@ class Scheduler:
         """Have ``entry.expire()`` called once ``clock()`` has passed ``deadline`` (seconds)."""
         tick = int(deadline * TICKS_PER_SECOND) + 1
         with self._lock:
-            bucket = self._buckets.get(tick)
-            if bucket is None:
-                bucket = self._buckets[tick] = {}
-            bucket[entry] = None
             entry._tick = tick
+            bucket = None
+            while bucket is None or self._buckets.get(tick) is not bucket:
+                bucket = self._buckets.setdefault(tick, {})
+                bucket[entry] = None
             earlier = tick < self._next_tick
             if earlier:
                 self._next_tick = tick
@@ -132,7 +134,7 @@ class Scheduler:
             if bucket is None:
                 return  # scheduled before a fork, cancelled in the child
             bucket.pop(entry, None)
-            if not bucket:
+            if self._buckets.get(tick) is bucket and not bucket:
                 del self._buckets[tick]
 
     def submit(self, job: "Callable[[], None]") -> None:
@@ -191,13 +193,16 @@ class Scheduler:
     # -- threads ---------------------------------------------------------------
 
     def _start(self) -> None:
+        # Looked up now, not at import: gevent may have replaced them since.
+        wake_timer = threading.Event()
+        tokens: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        inline = not threads_can_run()
         with self._lock:
             if self._started:
                 return
-            # Looked up now, not at import: gevent may have replaced them since.
-            self._wake_timer = threading.Event()
-            self._tokens: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-            self._inline = not threads_can_run()
+            self._wake_timer = wake_timer
+            self._tokens = tokens
+            self._inline = inline
             self._started = True
         if self._inline:
             logger.warning(
@@ -258,11 +263,14 @@ class Scheduler:
             return
         due: "List[Entry]" = []
         with self._lock:
-            for tick in sorted(tick for tick in self._buckets if tick <= now):
-                for entry in self._buckets.pop(tick):
+            for tick in sorted(tick for tick in list(self._buckets) if tick <= now):
+                for entry in self._buckets.pop(tick, ()):
                     entry._tick = None
                     due.append(entry)
-            self._next_tick = min(self._buckets, default=_NEVER)
+            self._next_tick = _NEVER
+            earliest = min(self._buckets, default=_NEVER)
+            if earliest < self._next_tick:
+                self._next_tick = earliest
         for entry in due:
             self.submit(entry.expire)
         if not self._inline:
