@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List
 from sentry_sdk.consts import OP
 from sentry_sdk.tracing import Span, Transaction, _SpanRecorder
 
+from .counters import counters
 from .frames import hidden
 
 #: Dictionaries of a root span (of either lifecycle) that go on being changed.
@@ -42,7 +43,8 @@ class LateSpans(_SpanRecorder):
         """Count a span that comes too late. It is sent nowhere."""
         # Django sends a signal at each close(): nobody misses the spans of these.
         if span.op != OP.EVENT_DJANGO:
-            self.count += 1
+            with counters.lock:
+                self.count += 1
 
 
 class PartRecorder(_SpanRecorder):

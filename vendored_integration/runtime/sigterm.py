@@ -13,7 +13,7 @@ the process at once, and nothing is changed.
 import os
 import signal
 from types import FrameType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional
 
 import sentry_sdk
 
@@ -25,7 +25,10 @@ from .scheduler import Entry, scheduler
 
 # Whether nothing is left to be done in this process; or for the main thread alone.
 _watched = False
-_main_thread_asked: Any = None
+_main_thread_asked = False
+#: What the main thread has been asked to call. Never let go: another thread may have asked
+#: at the same time, and a fork takes the request along.
+_asked: "List[Any]" = []
 
 
 def watch() -> None:
@@ -58,16 +61,17 @@ def _ask_main_thread() -> None:
     Source: https://docs.python.org/3/c-api/init.html#c.Py_AddPendingCall
     """
     global _main_thread_asked
-    if _main_thread_asked is not None:
+    if _main_thread_asked:
         return
+    _main_thread_asked = True
     try:
         import ctypes
 
-        # A global, because it has to be there when it is called.
-        _main_thread_asked = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_pending_call)
-        ctypes.pythonapi.Py_AddPendingCall(_main_thread_asked, None)
+        call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_pending_call)
+        _asked.append(call)
+        ctypes.pythonapi.Py_AddPendingCall(call, None)
     except Exception:
-        _main_thread_asked = False  # not CPython
+        pass  # not CPython
 
 
 def _pending_call(_: Any) -> int:
@@ -105,7 +109,7 @@ def _last_call() -> None:
 def _after_fork_in_child() -> None:
     # A pre-forking server sets other handlers in its workers.
     global _watched, _main_thread_asked
-    _watched, _main_thread_asked = False, None
+    _watched, _main_thread_asked = False, False
 
 
 if hasattr(os, "register_at_fork"):
