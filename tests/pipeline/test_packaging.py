@@ -71,6 +71,18 @@ def test_pip_install(release: str, checkout: Path, python: Path, tmp_path: Path)
     assert not (checkout / "vendored_integration" / "_vendor").exists()
 
 
+def test_types(checkout: Path, python: Path, tmp_path: Path) -> None:
+    """mypy knows the public names from the installed package, and finds what is wrong."""
+    run(checkout, str(python), "-m", "pip", "install", ".")
+    user = tmp_path / "user.py"
+    shutil.copy(str(CHECKOUT / "tests" / "pipeline" / "typed_user.py"), str(user))
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
+    output = run(tmp_path, *mypy, f"--python-executable={python}", user.name, status=1)
+    found = {int(line.split(":")[1]) for line in output.splitlines() if ": error: " in line}
+    lines = user.read_text().splitlines()
+    assert found == {n for n, line in enumerate(lines, 1) if line.endswith("  # wrong")}, output
+
+
 def test_pip_install_editable(checkout: Path, python: Path, tmp_path: Path) -> None:
     run(checkout, str(python), "-m", "pip", "install", "-e", ".")
     found, where, _ = run(tmp_path, str(python), "-c", WHAT).split()
