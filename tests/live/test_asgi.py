@@ -155,7 +155,9 @@ def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
             check_status(live, trace, {"abandoned": "aborted"}.get(trace.outcome, "cancelled"))
             assert trace.data["http.response.stream.chunks"] == 1
         # uvicorn logs how many there were, as an error; that has no exception.
-        assert [event for event in running.sink.errors() if "exception" in event] == []
+        errors = [event for event in running.sink.errors() if "exception" in event]
+        # What asyncio logs of generators that hypercorn leaves open, not of a request.
+        assert [event for event in errors if event.get("logger") != "asyncio"] == []
         running.check()
 
 
