@@ -197,6 +197,7 @@ def memory(plan: Plan, results: Results) -> None:
                 command = [str(environments.WORKER / "memory.py"), system, str(rate)]
                 out = _output(plan.sentry(), command + [str(number) for number in numbers])
                 lines = [json.loads(line) for line in out.splitlines()]
+                values.setdefault("at-work", []).append(lines.pop(0)["at_work"])
                 for line in lines[:-1]:
                     values.setdefault(f"open@{line['open']}", []).append(line["bytes"])
                     values.setdefault(f"threads@{line['open']}", []).append(line["threads"])

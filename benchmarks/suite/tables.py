@@ -29,7 +29,11 @@ def show(results: Results, console: Console) -> None:
     for title, head, lines in (
         ("Growth, in instructions", ["", "N", "cost of one more"], _growth(results)),
         ("Scheduler", ["", "schedule + cancel"], _scheduler(results)),
-        ("Open responses, over stock", ["rate", "open", "bytes each", "threads"], _open(results)),
+        (
+            "Open responses, over stock's open ones, and over its requests whose view is at work",
+            ["rate", "open", "bytes each", "over a view at work", "threads"],
+            _open(results),
+        ),
         ("Import", ["", "time"], _imports(results)),
         ("Load", ["", "held open", "requests/s", "p99"], _load(results)),
     ):
@@ -142,9 +146,11 @@ def _open(results: Results) -> "List[List[str]]":
             if not open_ or not stock:
                 continue
             threads = stats.over(results.values("memory", "ours", f"threads@{open_}", rate), stock)
+            besides = targets.memory_besides(results, open_, rate)
             each = targets.memory_each(results, open_, rate)
             lines.append(
-                [f"{rate:g}", f"{open_:,}", _spread(each, "bytes"), _spread(threads, "threads")]
+                [f"{rate:g}", f"{open_:,}", _spread(each, "bytes"), _spread(besides, "bytes")]
+                + [_spread(threads, "threads")]
             )
     return lines
 

@@ -70,7 +70,19 @@ def release(request):
     return HttpResponse(b"ok")
 
 
+arrived = threading.Semaphore(0)
+go_on = threading.Semaphore(0)
+
+
+def wait(request):
+    """A view that is at work until it may go on."""
+    arrived.release()
+    go_on.acquire()
+    return HttpResponse(b"ok")
+
+
 urlpatterns = [
+    path("wait", wait),
     path("hold", hold),
     path("release", release),
     path("plain", plain),

@@ -31,9 +31,9 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
 def test_spans_that_nobody_sees_are_left_out(project: Project) -> None:
     project.vendor("build", "9.0.0")
     middleware = project.vendored("django/middleware.py")
-    assert "import sentry_sdk, vendored_integration.runtime.spans as _spans\n" in middleware
-    assert "if not (integration.middleware_spans and _spans.wanted()):" in middleware
-    assert "return _spans.start_span(name=" in middleware
+    assert "import sentry_sdk, vendored_integration.runtime.spared as _spared\n" in middleware
+    assert "if not (integration.middleware_spans and _spared.wanted()):" in middleware
+    assert "return _spared.start_span(name=" in middleware
     assert "if_wanted(sentry_patched_make_view_atomic, old_" in project.vendored("django/views.py")
     assert "if_wanted(_sentry_live_receivers, old_live_receivers)" in project.vendored(
         "django/signals_handlers.py"

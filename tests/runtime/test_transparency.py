@@ -141,7 +141,7 @@ def test_traceback_for_the_server_is_clean(init):
     assert names == [
         "test_traceback_for_the_server_is_clean",
         "read",
-        "loop",
+        "_steps",
         "body",
     ]
 

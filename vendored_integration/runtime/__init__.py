@@ -29,7 +29,7 @@ Shared by threads, and the rule that protects it:
 * ``Record._over``, ``_unsent``, ``_parts``, ``_links``, ``_sending_due``,
   ``SuspendedRecord._suspended``, and the root span while it is doubled: the lock of
   :mod:`.record`, one for all records. A sender's ``_sending_due = False`` does without.
-* ``Record.progress``: written by whoever iterates the body, one number after the other,
+* ``Record.measured``: written by whoever iterates the body, one number after the other,
   and read by a deadline: the numbers may be those of two neighbouring chunks.
 * ``PartRecorder.spans``: a list, to which threads append; what is taken out is a slice
   from its beginning, exchanged in one operation.

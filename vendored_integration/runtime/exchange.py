@@ -19,7 +19,7 @@ from .frames import hidden
 from .hang_up import is_hang_up
 from .log import internal_error
 from .options import DEFAULT_OPTIONS, Options
-from .record import Progress, Record
+from .record import Measured, Record
 from .registry import registry
 from .scheduler import scheduler
 from .shutdown import SHUT_DOWN, flush
@@ -240,19 +240,17 @@ class AsgiRecord(Record):
             self.end_early()
 
 
-class Meter:
-    """What is measured of a body; times in seconds of ``perf_counter``, see Progress.
+class Meter(Measured):
+    """Measures a body by its messages.
 
-    The registry holds it, by way of the record. It must not hold the exchange: the
-    server's ``send`` may lead to the very task, which would never be collected.
+    It must not hold the exchange: the server's ``send`` may lead to the very task, which
+    would never be collected.
     """
 
-    __slots__ = ("chunks", "size", "first_chunk", "produce_time", "send_time", "last_sent")
+    __slots__ = ("last_sent",)
 
     def __init__(self, now: float) -> None:
-        self.chunks = 0
-        self.size: "Optional[int]" = 0
-        self.first_chunk = self.produce_time = self.send_time = 0.0
+        super().__init__()
         self.last_sent = now
 
     def count(self, message: Message, asked: float) -> None:
@@ -268,10 +266,6 @@ class Meter:
             self.chunks += 1
             if self.size is not None:
                 self.size += size
-
-    def progress(self) -> Progress:
-        """Return what has been measured so far."""
-        return Progress(self.chunks, self.size, self.first_chunk, self.produce_time, self.send_time)
 
 
 class HttpExchange(Exchange):
@@ -334,7 +328,7 @@ class HttpExchange(Exchange):
         context.run(running.set, None)  # see Meter
         record = AsgiRecord(context, self._span, self._measured_from, True)
         record.returned = now
-        record.progress = self._meter.progress
+        record.measured = self._meter
         self._record = record
         record.open(self._options, self._started)
 

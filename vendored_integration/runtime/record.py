@@ -14,11 +14,12 @@ With ``on_timeout="continue"`` the deadline, and the SDK's limit of spans, send
 what there is by then, and the next part of the transaction begins.
 """
 
+import copy
 import os
 import threading
 from contextvars import Context
 from time import perf_counter
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import sentry_sdk.scope
 
@@ -41,25 +42,32 @@ lock = threading.RLock()
 _MS = 1e3
 
 
-class Progress(NamedTuple):
-    """What has been measured of a body so far; times in seconds of ``perf_counter``."""
+class Measured:
+    """What has been measured of a body so far; times in seconds of ``perf_counter``.
 
-    chunks: int
-    #: Bytes; ``None``: nobody knows.
-    size: "Optional[int]"
-    #: When the first chunk was there.
-    first_chunk: float
-    #: Spent within the body.
-    produce_time: float
-    #: Spent between two chunks.
-    send_time: float
+    The registry holds it, by way of the record: it must not lead to the response, nor to
+    what the server has.
+    """
+
+    __slots__ = ("chunks", "size", "first_chunk", "produce_time", "send_time")
+
+    def __init__(self, size: "Optional[int]" = 0) -> None:
+        self.chunks = 0
+        #: Bytes; ``None``: nobody knows.
+        self.size = size
+        #: When the first chunk was there.
+        self.first_chunk = 0.0
+        #: Spent within the body.
+        self.produce_time = 0.0
+        #: Spent between two chunks.
+        self.send_time = 0.0
+
+    def copy(self) -> "Measured":
+        """Return another one, which goes on from here."""
+        return copy.copy(self)
 
 
-NO_PROGRESS = Progress(0, 0, 0.0, 0.0, 0.0)
-
-
-def _no_progress() -> Progress:
-    return NO_PROGRESS
+_NOTHING = Measured()
 
 
 class Record(Entry):
@@ -80,7 +88,7 @@ class Record(Entry):
         "streaming",
         "started",
         "returned",
-        "progress",
+        "measured",
     )
 
     def __init__(self, snapshot: Context, span: Any, started: float, streaming: bool) -> None:
@@ -108,8 +116,8 @@ class Record(Entry):
         self.streaming = streaming
         self.started = started
         self.returned = perf_counter()
-        #: Returns what has been measured so far; replaced when the body is iterated.
-        self.progress: "Callable[[], Progress]" = _no_progress
+        #: Replaced when the body is iterated.
+        self.measured = _NOTHING
 
     # -- opening ---------------------------------------------------------------
 
@@ -288,19 +296,19 @@ class Record(Entry):
         """Put what was measured on a transaction (times in milliseconds)."""
         if not self.streaming or span is None:
             return
-        progress = self.progress()
+        measured = self.measured
         data: "Dict[str, Any]" = {
             "http.response.stream.outcome": outcome,
-            "http.response.stream.chunks": progress.chunks,
-            "http.response.stream.produce_time": progress.produce_time * _MS,
-            "http.response.stream.send_time": progress.send_time * _MS,
+            "http.response.stream.chunks": measured.chunks,
+            "http.response.stream.produce_time": measured.produce_time * _MS,
+            "http.response.stream.send_time": measured.send_time * _MS,
             "http.server.return_time": (self.returned - self.started) * _MS,
         }
-        if progress.size is not None:
-            data["http.response.body.size"] = progress.size
-        if progress.chunks:
+        if measured.size is not None:
+            data["http.response.body.size"] = measured.size
+        if measured.chunks:
             data["http.response.stream.time_to_first_chunk"] = (
-                progress.first_chunk - self.started
+                measured.first_chunk - self.started
             ) * _MS
         if self._parts > 1:
             data["http.response.stream.part"] = part

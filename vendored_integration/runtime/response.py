@@ -17,7 +17,7 @@ from .body import attribute
 from .context import entry_refused, run_in
 from .frames import hidden
 from .log import internal_error
-from .record import Progress
+from .record import Measured
 from .scheduler import scheduler
 from .suspended import SuspendedRecord
 
@@ -67,7 +67,10 @@ class _ScopedResponse:
             raise
         if not record.streaming:
             return _plain_steps(self, record, iterator)
-        return _steps(self, record, iterator, perf_counter() - started)
+        # A response may be iterated more than once (its iterators go on counting).
+        record.measured = record.measured.copy()
+        record.measured.produce_time += perf_counter() - started
+        return _steps(self, record, record.measured, iterator)
 
     def close(self) -> None:
         record = self._record
@@ -119,111 +122,97 @@ _QUICK = 16e-3
 
 
 def _steps(
-    owner: _ScopedResponse, record: SuspendedRecord, iterator: "Iterator[Any]", produce_time: float
+    owner: _ScopedResponse, record: SuspendedRecord, measured: Measured, iterator: "Iterator[Any]"
 ) -> "Iterator[Any]":
-    """Iterate a response. The iterator keeps ``owner`` from being collected.
+    """Iterate a response. That this frame holds ``owner`` keeps it from being collected.
 
-    The loops are the hot path, all that a chunk costs: what is measured stays in
-    local variables, which ``progress`` reads when somebody wants to know.
+    The loops are the hot path, all that a chunk costs. The sums are local variables, and
+    are written down at each chunk: a deadline may want to know them.
     """
-    context = record.step_context
-    run, clock = context.run, perf_counter
-    # A response may be iterated more than once (its iterators go on counting).
-    chunks, size, first_chunk, produced_before, send_time = record.progress()
-    produce_time += produced_before
-
-    def progress() -> Progress:
-        return Progress(chunks, size, first_chunk, produce_time, send_time)
-
-    def let_go() -> None:
-        nonlocal iterator
-        del iterator
-
-    def loop() -> "Iterator[Any]":
-        nonlocal chunks, size, first_chunk, produce_time, send_time
-        keep_alive = owner  # noqa: F841
-        quick = True
-        ended = clock()
-        try:
-            while True:
-                produced_before, sent_before = produce_time, send_time
+    run, clock = record.step_context.run, perf_counter
+    chunks, size = measured.chunks, measured.size or 0
+    produce_time, send_time = measured.produce_time, measured.send_time
+    quick = True
+    ended = clock()
+    try:
+        while True:
+            produced_before, sent_before = produce_time, send_time
+            for number in range(chunks + 1, chunks + 1 + _GROUP):
+                started = clock()
+                measured.send_time = send_time = send_time + started - ended
+                try:
+                    chunk = run(next, iterator)
+                except StopIteration:
+                    measured.produce_time = produce_time + clock() - started
+                    record.exhausted = True
+                    return
+                except BaseException as error:
+                    if not entry_refused(error):
+                        measured.produce_time = produce_time + clock() - started
+                        _fail(record, error)
+                        raise
+                    try:
+                        # Somebody else is in the context of the steps.
+                        chunk = run_in(record.step_context, next, iterator)
+                    except StopIteration:
+                        record.exhausted = True
+                        return
+                    except BaseException as error:
+                        _fail(record, error)
+                        raise
+                ended = clock()
+                measured.produce_time = produce_time = produce_time + ended - started
+                measured.chunks = chunks = number
+                if number == 1:
+                    measured.first_chunk = ended
+                try:  # noqa: SIM105 (suppress() would cost more than all the rest)
+                    measured.size = size = size + len(chunk)
+                except Exception:
+                    pass  # not bytes: the server will say so
+                yield chunk
+            if not quick:
+                continue
+            began = clock()
+            produced, sent = produce_time - produced_before, send_time - sent_before
+            send_time += began - ended
+            ended = began
+            if produced + sent >= _QUICK:
+                continue  # the first chunk may be slow
+            share = produced / (produced + sent)
+            for _ in range(_GROUPS - 1):
                 for number in range(chunks + 1, chunks + 1 + _GROUP):
-                    started = clock()
-                    send_time += started - ended
                     try:
                         chunk = run(next, iterator)
                     except StopIteration:
-                        produce_time += clock() - started
+                        spent = clock() - ended
+                        measured.produce_time = produce_time + spent * share
+                        measured.send_time = send_time + spent - spent * share
                         record.exhausted = True
                         return
                     except BaseException as error:
                         if not entry_refused(error):
-                            produce_time += clock() - started
+                            measured.produce_time = produce_time + clock() - ended
                             _fail(record, error)
                             raise
-                        try:
-                            # Somebody else is in the context of the steps.
-                            chunk = run_in(context, next, iterator)
-                        except StopIteration:
-                            record.exhausted = True
-                            return
-                        except BaseException as error:
-                            _fail(record, error)
-                            raise
-                    ended = clock()
-                    produce_time += ended - started
-                    chunks = number
-                    if number == 1:
-                        first_chunk = ended
-                    try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-                        size += len(chunk)  # type: ignore[operator]
+                        break  # the other loop knows what to do
+                    measured.chunks = chunks = number
+                    try:  # noqa: SIM105
+                        measured.size = size = size + len(chunk)
                     except Exception:
-                        pass  # not bytes: the server will say so
+                        pass
                     yield chunk
+                began, ended = ended, clock()
+                spent = ended - began
+                measured.produce_time = produce_time = produce_time + spent * share
+                measured.send_time = send_time = send_time + spent - spent * share
+                quick = spent < _QUICK
                 if not quick:
-                    continue
-                began = clock()
-                produced, sent = produce_time - produced_before, send_time - sent_before
-                send_time += began - ended
-                ended = began
-                if produced + sent >= _QUICK:
-                    continue  # the first chunk may be slow
-                share = produced / (produced + sent)
-                for _ in range(_GROUPS - 1):
-                    for number in range(chunks + 1, chunks + 1 + _GROUP):
-                        try:
-                            chunk = run(next, iterator)
-                        except StopIteration:
-                            spent = clock() - ended
-                            produce_time += spent * share
-                            send_time += spent - spent * share
-                            record.exhausted = True
-                            return
-                        except BaseException as error:
-                            if not entry_refused(error):
-                                produce_time += clock() - ended
-                                _fail(record, error)
-                                raise
-                            break  # the other loop knows what to do
-                        chunks = number
-                        try:  # noqa: SIM105
-                            size += len(chunk)  # type: ignore[operator]
-                        except Exception:
-                            pass
-                        yield chunk
-                    began, ended = ended, clock()
-                    spent = ended - began
-                    produce_time += spent * share
-                    send_time += spent - spent * share
-                    quick = spent < _QUICK
-                    if not quick:
-                        break
-        finally:
-            # As in __del__: this may be the last to hold it.
-            run_in(context, let_go)
-
-    record.progress = progress
-    return loop()
+                    break
+    finally:
+        # As in __del__: this may be the last to hold it.
+        last = [iterator]
+        del iterator
+        run_in(record.step_context, last.clear)
 
 
 class _SizedScopedResponse(_ScopedResponse):

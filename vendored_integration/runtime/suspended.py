@@ -15,7 +15,7 @@ from .body import BodyContext
 from .context import publish, run_in
 from .frames import hidden
 from .log import internal_error
-from .record import NO_PROGRESS, Record
+from .record import Measured, Record
 from .registry import registry
 
 
@@ -107,8 +107,7 @@ class SuspendedRecord(Record):
         """
         self.exhausted = True
         if self._method != "HEAD":
-            sent = NO_PROGRESS._replace(size=self._content_length())
-            self.progress = lambda: sent
+            self.measured = Measured(self._content_length())
 
     def weaken_start_response(self) -> Any:
         """Return the server's ``start_response``, for the response to hold."""
@@ -188,11 +187,11 @@ class SuspendedRecord(Record):
         """Whether a closed response had been sent as far as it was to be sent."""
         if self.exhausted or self._method == "HEAD":
             return True
-        progress = self.progress()
-        if not progress.chunks:
+        measured = self.measured
+        if not measured.chunks:
             return True
         length = self._content_length()
-        return length is not None and (progress.size or 0) >= length
+        return length is not None and (measured.size or 0) >= length
 
     def _content_length(self) -> "Optional[int]":
         try:

@@ -1,15 +1,20 @@
 """What is left out for a request that is not sampled, and what is not."""
 
+import gc
 import io
 import logging
+import weakref
 
 import pytest
 import sentry_sdk
 from django.core.signals import request_finished, request_started
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from harness import Exchange, start_span
 from sentry_sdk.utils import logger as sdk_logger
 from views import serve
+
+from vendored_integration.wsgi import SentryWsgiMiddleware
 
 
 @pytest.fixture
@@ -89,3 +94,64 @@ def test_debug_messages(init, debug):
     finally:
         sdk_logger.removeHandler(handler)
     assert ("Discarding" in written.getvalue()) == debug
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_request_data_are_those_of_the_requests_beginning(init, rate):
+    """Also where the application changes ``environ`` before there is an event."""
+    sentry = init(traces_sample_rate=rate)
+
+    def app(environ, start_response):
+        environ.update(
+            HTTP_HOST="changed", HTTP_X_HEADER="changed", QUERY_STRING="changed", PATH_INFO="/c"
+        )
+        raise ValueError("in the application")
+
+    environ = {"HTTP_HOST": "a.test", "HTTP_X_HEADER": "sent", "QUERY_STRING": "a=1"}
+    environ["SERVER_PORT"] = 8000  # not as WSGI wants it
+    with pytest.raises(ValueError, match="in the application"):
+        Exchange(SentryWsgiMiddleware(app), **environ)
+    (event,) = sentry.errors()
+    request = event["request"]
+    assert request["headers"]["X-Header"] == "sent"
+    assert request["query_string"] == "a=1"
+    assert request["method"] == "GET"
+    assert request["env"]["SERVER_PORT"] == 8000
+    assert request["url"] == "http://a.test/"
+
+
+class Stream(io.BytesIO):
+    """A server's ``wsgi.input``, which can be referred to weakly."""
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_what_the_server_lends_is_not_kept(init, rate):
+    """A scope that outlives its request does not hold the sockets of the server."""
+    sentry = init(traces_sample_rate=rate)
+    scopes = []
+
+    def view(request):
+        scopes.append(sentry_sdk.Scope.get_isolation_scope())
+        return HttpResponse(b"x")
+
+    lent = Stream()
+    gone = weakref.ref(lent)
+    exchange = Exchange(serve(view), **{"wsgi.input": lent})
+    exchange.read()
+    exchange.close()
+    del exchange, lent
+    gc.collect()
+    assert gone() is None
+    with sentry_sdk.scope.use_isolation_scope(scopes[0]):
+        sentry_sdk.capture_message("later")
+    (event,) = sentry.errors()
+    assert event["request"]["method"] == "GET"
+
+
+def test_query_sets_in_an_event_are_not_evaluated(init):
+    """The integration names them by where they are from."""
+    sentry = init()
+    sentry_sdk.capture_event({"message": "x", "extra": {"found": QuerySet(), "other": object()}})
+    (event,) = sentry.errors()
+    assert event["extra"]["found"].startswith("<QuerySet from django.db.models.query at 0x")
+    assert event["extra"]["other"].startswith("<object object at 0x")
