@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,13 @@ def start(script, directory, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=_heed_hang_up,
     )
+
+
+def _heed_hang_up():
+    """Undo what ``nohup`` has done: its children inherit that the signal is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def finish(process, timeout=60):

@@ -240,6 +240,10 @@ class AsgiRecord(Record):
             self.end_early()
 
 
+#: Lengths that are summed up at once.
+_MANY = 16
+
+
 class Meter(Measured):
     """Measures a body by its messages.
 
@@ -247,10 +251,11 @@ class Meter(Measured):
     would never be collected.
     """
 
-    __slots__ = ("last_sent",)
+    __slots__ = ("last_sent", "_since")
 
     def __init__(self, now: float) -> None:
         super().__init__()
+        self._since = self.sum_up()
         self.last_sent = now
 
     def count(self, message: Message, asked: float) -> None:
@@ -261,11 +266,18 @@ class Meter(Measured):
         except Exception:
             return  # not bytes: the server will say so
         if size:
-            if not self.chunks:
+            if not self.first_chunk:
                 self.first_chunk = asked
-            self.chunks += 1
-            if self.size is not None:
-                self.size += size
+            self._since.append(size)
+            if len(self._since) == _MANY:
+                self._since = self.sum_up()
+
+    def sent_by_server(self, size: "Optional[int]") -> None:
+        """The server reads a file itself: the header is all we know.
+
+        :param size: of the body, in bytes.
+        """
+        self.counted = (self.totals()[0], size, self.sum_up())
 
 
 class HttpExchange(Exchange):
@@ -357,14 +369,13 @@ class HttpExchange(Exchange):
             if (last and not too_late) or self._has_content_length():
                 self._complete = True
         elif kind in _FILES:
-            # The server reads the file itself: the header is all we know.
-            self._meter.size = self._content_length
+            self._meter.sent_by_server(self._content_length)
             if not message.get("more_body", False):
                 self._complete = True
 
     def _has_content_length(self) -> bool:
-        expected, size = self._content_length, self._meter.size
-        return expected is not None and size is not None and size >= expected
+        expected = self._content_length
+        return expected is not None and (self._meter.totals()[1] or 0) >= expected
 
     # -- the body ------------------------------------------------------------------
 

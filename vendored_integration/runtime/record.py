@@ -19,7 +19,7 @@ import os
 import threading
 from contextvars import Context
 from time import perf_counter
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import sentry_sdk.scope
 
@@ -49,12 +49,13 @@ class Measured:
     what the server has.
     """
 
-    __slots__ = ("chunks", "size", "first_chunk", "produce_time", "send_time")
+    __slots__ = ("counted", "first_chunk", "produce_time", "send_time")
 
     def __init__(self, size: "Optional[int]" = 0) -> None:
-        self.chunks = 0
-        #: Bytes; ``None``: nobody knows.
-        self.size = size
+        #: Chunks and bytes (``None``: nobody knows), and the lengths of the chunks since.
+        #: To append one to a short list is the cheapest way to count: larger numbers than
+        #: 256 are objects. Exchanged as a whole, for those who read it meanwhile.
+        self.counted: "Tuple[int, Optional[int], List[int]]" = (0, size, [])
         #: When the first chunk was there.
         self.first_chunk = 0.0
         #: Spent within the body.
@@ -64,7 +65,20 @@ class Measured:
 
     def copy(self) -> "Measured":
         """Return another one, which goes on from here."""
-        return copy.copy(self)
+        other = copy.copy(self)
+        other.sum_up()
+        return other
+
+    def totals(self) -> "Tuple[int, Optional[int]]":
+        """Return the number of chunks, and of bytes."""
+        chunks, size, since = self.counted
+        return chunks + len(since), None if size is None else size + sum(since)
+
+    def sum_up(self) -> "List[int]":
+        """Return the list that the lengths are to be appended to from now on."""
+        since: "List[int]" = []
+        self.counted = (*self.totals(), since)
+        return since
 
 
 _NOTHING = Measured()
@@ -297,16 +311,17 @@ class Record(Entry):
         if not self.streaming or span is None:
             return
         measured = self.measured
+        chunks, size = measured.totals()
         data: "Dict[str, Any]" = {
             "http.response.stream.outcome": outcome,
-            "http.response.stream.chunks": measured.chunks,
+            "http.response.stream.chunks": chunks,
             "http.response.stream.produce_time": measured.produce_time * _MS,
             "http.response.stream.send_time": measured.send_time * _MS,
             "http.server.return_time": (self.returned - self.started) * _MS,
         }
-        if measured.size is not None:
-            data["http.response.body.size"] = measured.size
-        if measured.chunks:
+        if size is not None:
+            data["http.response.body.size"] = size
+        if chunks:
             data["http.response.stream.time_to_first_chunk"] = (
                 measured.first_chunk - self.started
             ) * _MS

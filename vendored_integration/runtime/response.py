@@ -113,11 +113,11 @@ def _plain_steps(
 
 
 #: Reading the clock twice is half of what a chunk costs. So a quick response, one that
-#: gives _GROUP chunks in less than _QUICK seconds, is timed chunk by chunk only for one
+#: gives a _GROUP of chunks in less than _QUICK seconds, is timed chunk by chunk only for one
 #: group in _GROUPS; the others are timed as a whole, and their time is shared out as
 #: in that one. The first group that is not quick makes it a slow response for good.
-_GROUP = 16
-_GROUPS = 8
+_GROUP = range(16)
+_GROUPS = 16
 _QUICK = 16e-3
 
 
@@ -130,14 +130,14 @@ def _steps(
     are written down at each chunk: a deadline may want to know them.
     """
     run, clock = record.step_context.run, perf_counter
-    chunks, size = measured.chunks, measured.size or 0
     produce_time, send_time = measured.produce_time, measured.send_time
     quick = True
     ended = clock()
     try:
         while True:
+            lengths = measured.sum_up()
             produced_before, sent_before = produce_time, send_time
-            for number in range(chunks + 1, chunks + 1 + _GROUP):
+            for _ in _GROUP:
                 started = clock()
                 measured.send_time = send_time = send_time + started - ended
                 try:
@@ -162,13 +162,12 @@ def _steps(
                         raise
                 ended = clock()
                 measured.produce_time = produce_time = produce_time + ended - started
-                measured.chunks = chunks = number
-                if number == 1:
+                if not measured.first_chunk:
                     measured.first_chunk = ended
-                try:  # noqa: SIM105 (suppress() would cost more than all the rest)
-                    measured.size = size = size + len(chunk)
+                try:
+                    lengths.append(len(chunk))
                 except Exception:
-                    pass  # not bytes: the server will say so
+                    lengths.append(0)  # not bytes: the server will say so
                 yield chunk
             if not quick:
                 continue
@@ -180,7 +179,8 @@ def _steps(
                 continue  # the first chunk may be slow
             share = produced / (produced + sent)
             for _ in range(_GROUPS - 1):
-                for number in range(chunks + 1, chunks + 1 + _GROUP):
+                lengths = measured.sum_up()
+                for _ in _GROUP:
                     try:
                         chunk = run(next, iterator)
                     except StopIteration:
@@ -195,11 +195,10 @@ def _steps(
                             _fail(record, error)
                             raise
                         break  # the other loop knows what to do
-                    measured.chunks = chunks = number
-                    try:  # noqa: SIM105
-                        measured.size = size = size + len(chunk)
+                    try:
+                        lengths.append(len(chunk))
                     except Exception:
-                        pass
+                        lengths.append(0)
                     yield chunk
                 began, ended = ended, clock()
                 spent = ended - began

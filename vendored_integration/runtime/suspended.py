@@ -187,11 +187,11 @@ class SuspendedRecord(Record):
         """Whether a closed response had been sent as far as it was to be sent."""
         if self.exhausted or self._method == "HEAD":
             return True
-        measured = self.measured
-        if not measured.chunks:
+        chunks, size = self.measured.totals()
+        if not chunks:
             return True
         length = self._content_length()
-        return length is not None and (measured.size or 0) >= length
+        return length is not None and (size or 0) >= length
 
     def _content_length(self) -> "Optional[int]":
         try:
