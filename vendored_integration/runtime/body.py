@@ -99,13 +99,11 @@ def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
     step = getattr(steps, "send", None)
     if step is None:  # a plain iterator: Cython's, or one written by hand
         step = lambda _: next(steps)  # noqa: E731
-    advance = step
-    argument: "List[Any]" = [None]
+    try:
+        yielded = run_in(context, step, None)
+    except StopIteration as stop:
+        return stop.value  # nothing had to be waited for
     while True:
-        try:
-            yielded = run_in(context, _advance, advance, argument)
-        except StopIteration as stop:
-            return stop.value
         try:
             advance, argument = step, [(yield yielded)]
         except GeneratorExit:
@@ -118,6 +116,10 @@ def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
             if throw is None:
                 raise
             advance, argument = throw, [error]
+        try:
+            yielded = run_in(context, _advance, advance, argument)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _advance(step: "Callable[[Any], Any]", argument: "List[Any]") -> Any:
