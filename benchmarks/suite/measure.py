@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Set
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Set
 
 import callgrind
 import environments
@@ -65,8 +66,11 @@ def instructions(plan: Plan, results: Results) -> None:
         plan.say(callgrind.MISSING)
         return
     left_out: "Set[str]" = set()
-    for run in plan.runs():
+
+    def count(run: Run) -> "List[Row]":
         system, rate, lifecycle, kind, names = run
+        if system in left_out:
+            return []
         plan.say(f"instructions: {SYSTEMS[system].label}, rate {rate:g}, {lifecycle}, {kind}")
         # A share of sampled requests needs many.
         factor = 1 if rate in (0.0, 1.0) else 3
@@ -74,8 +78,7 @@ def instructions(plan: Plan, results: Results) -> None:
             (WORKS[name].path, WORKS[name].few * factor, WORKS[name].many * factor)
             for name in names
         ]
-        if system in left_out:
-            continue
+        rows: "List[Row]" = []
         with _left_out_if_it_fails(system, left_out, plan.say):
             counted = callgrind.count(
                 plan.environment(system),
@@ -86,11 +89,22 @@ def instructions(plan: Plan, results: Results) -> None:
                 kind,
                 rounds=1 if plan.quick else 3,
             )
-        if system in left_out:
-            continue
-        for name in names:
-            values, share, spans = counted[WORKS[name].path]
-            results.add(Row("instructions", system, name, rate, lifecycle, values, share, spans))
+            for name in names:
+                values, share, spans = counted[WORKS[name].path]
+                rows.append(
+                    Row("instructions", system, name, rate, lifecycle, values, share, spans)
+                )
+        return rows
+
+    for rows in _side_by_side(count, plan.runs()):
+        for row in rows:
+            results.add(row)
+
+
+def _side_by_side(function: "Callable[[Any], Any]", arguments: "List[Any]") -> "Iterator[Any]":
+    """The results of a function that starts a process and counts what does not depend on time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(function, arguments)
 
 
 def seconds(plan: Plan, results: Results) -> None:
@@ -130,31 +144,34 @@ def growth(plan: Plan, results: Results) -> None:
         plan.say(callgrind.MISSING)
         return
     lengths = [10, 100, 1_000, 10_000] + ([] if plan.quick else [100_000, 1_000_000])
-    rounds = 1 if plan.quick else 2
-    for system, rate in (("bare", 0.0), ("ours", 1.0), ("stock", 1.0)):
-        if system not in plan.systems:
-            continue
-        # Stock's million chunks would take half an hour under callgrind.
-        chosen = [length for length in lengths if system != "stock" or length <= 100_000]
-        plan.say(f"growth: chunks, {system}")
-        works = [(f"/stream/{length}", *_lengths(length)) for length in chosen]
-        counted = callgrind.count(plan.sentry(), system, works, rate, rounds=rounds)
-        for length in chosen:
-            values = counted[f"/stream/{length}"].values
-            results.add(Row("growth", system, f"stream@{length}", rate, "static", values))
-    plan.say("growth: open responses")
     numbers = [0, 10, 100, 1_000] + ([] if plan.quick else [10_000])
-    works = [(f"/plain@{number}", 20, 60) for number in numbers]
-    counted = callgrind.count(plan.sentry(), "ours", works, rounds=rounds)
-    for number in numbers:
-        values = counted[f"/plain@{number}"].values
-        results.add(Row("growth", "ours", f"open@{number}", 0.0, "static", values))
-    plan.say("growth: pending deadlines")
-    works = [(f"pair@{number}", 100, 1_100) for number in PENDING]
-    counted = callgrind.count(plan.sentry(), "ours", works, kind="scheduler", rounds=rounds)
-    for number in PENDING:
-        values = counted[f"pair@{number}"].values
-        results.add(Row("growth", "ours", f"pending@{number}", 0.0, "static", values))
+    series = []
+    for system, rate in (("ours", 1.0), ("stock", 1.0), ("bare", 0.0)):
+        if system in plan.systems:
+            # Stock's million chunks would take half an hour under callgrind.
+            chosen = [length for length in lengths if system != "stock" or length <= 100_000]
+            works = [
+                (f"stream@{length}", f"/stream/{length}", *_lengths(length)) for length in chosen
+            ]
+            series.append((system, rate, "wsgi", works))
+    works = [(f"open@{number}", f"/plain@{number}", 20, 60) for number in numbers]
+    series.append(("ours", 0.0, "wsgi", works))
+    works = [(f"pending@{number}", f"pair@{number}", 100, 1_100) for number in PENDING]
+    series.append(("ours", 0.0, "scheduler", works))
+
+    def count(one: Any) -> "List[Row]":
+        system, rate, kind, works = one
+        plan.say(f"growth: {system}, {works[0][0].partition('@')[0]}")
+        asked = [work[1:] for work in works]
+        counted = callgrind.count(plan.sentry(), system, asked, rate, kind=kind, rounds=1)
+        return [
+            Row("growth", system, name, rate, "static", counted[path].values)
+            for name, path, _, _ in works
+        ]
+
+    for rows in _side_by_side(count, series):
+        for row in rows:
+            results.add(row)
 
 
 PENDING = [0, 100, 10_000, 100_000]

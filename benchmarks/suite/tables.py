@@ -236,7 +236,7 @@ def section(results: Results) -> str:
         target = verdict.target
         word = f"**{verdict.word}**" if not verdict.met else "met"
         lines.append(f"| {target.work} | {target.wanted} | {_measured(verdict)} | {word} |")
-    lines += ["", _same_spans(results), ""]
+    lines += ["", _same_spans(results), "", *_over_stock(results)]
     head = "| instructions over bare Django; in units of stock's | " + " | ".join(
         SYSTEMS[system].label for system in _columns(results)
     )
@@ -260,6 +260,18 @@ def section(results: Results) -> str:
         lines.append(f"![{text}](benchmarks/results/{name}.svg)")
     lines += ["", f"Measured: {_machine(results)}."]
     return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _over_stock(results: Results) -> "List[str]":
+    each = [targets.memory_each(results, 10_000, rate) for rate in (0.0, 1.0)]
+    if not all(each):
+        return []
+    unsampled, sampled = (f"{Spread.of(values).middle:,.0f}" for values in each)
+    return [
+        f"An open response takes {unsampled} bytes more than one of stock's, {sampled} where it is "
+        "sampled: stock has sent the transaction by then.",
+        "",
+    ]
 
 
 def _columns(results: Results) -> "List[str]":

@@ -171,13 +171,13 @@ def _steps(
                 yield chunk
             if not quick:
                 continue
-            began = clock()
             produced, sent = produce_time - produced_before, send_time - sent_before
-            send_time += began - ended
-            ended = began
             if produced + sent >= _QUICK:
                 continue  # the first chunk may be slow
-            share = produced / (produced + sent)
+            began = clock()
+            send_time += began - ended
+            ended = began
+            share = produced / (produced + sent) if produced else 0.0
             for _ in range(_GROUPS - 1):
                 lengths = measured.sum_up()
                 for _ in _GROUP:
