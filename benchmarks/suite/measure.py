@@ -87,7 +87,7 @@ def instructions(plan: Plan, results: Results) -> None:
                 rate,
                 lifecycle,
                 kind,
-                rounds=1 if plan.quick else 3,
+                rounds=1 if plan.quick else 2,
             )
             for name in names:
                 values, share, spans = counted[WORKS[name].path]
@@ -110,7 +110,7 @@ def _side_by_side(function: "Callable[[Any], Any]", arguments: "List[Any]") -> "
 def seconds(plan: Plan, results: Results) -> None:
     """Seconds a request, for the same; round by round, all systems in each."""
     found: "Dict[tuple[Run, str], List[float]]" = {}
-    rounds = 2 if plan.quick else 7
+    rounds = 2 if plan.quick else 3
     left_out: "Set[str]" = set()
     for number in range(rounds):
         for run in plan.runs():
@@ -253,7 +253,7 @@ def loads(plan: Plan, results: Results) -> None:
     if not load.available():
         plan.say(load.MISSING)
         return
-    rounds, duration = (1, 2) if plan.quick else (5, 5)
+    rounds, duration = (1, 2) if plan.quick else (3, 5)
     rate = 0.1
     values: "Dict[tuple[str, str], List[float]]" = {}
     chosen = [system for system in plan.systems if system != "ours-return"]
