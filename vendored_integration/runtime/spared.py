@@ -10,7 +10,8 @@ are the same.
 
 By other rules what describes the request is put together when there is an event
 (:class:`EventProcessor`), and the values in an event are looked at in less time
-(:func:`for_query_sets`).
+(:func:`for_query_sets`): 110,000 instructions of a plain request that is not sampled, and
+100,000 of one that is.
 """
 
 import functools
