@@ -69,7 +69,7 @@ class DjangoIntegration(_upstream.DjangoIntegration):
         for report in ("_capture_exception", "_got_request_exception"):
             if hasattr(_upstream, report):  # depends on the release
                 setattr(_upstream, report, unfailing(getattr(_upstream, report)))
-        _upstream.DjangoIntegration.setup_once()
+        super(DjangoIntegration, DjangoIntegration).setup_once()
         patch_streaming_response()
         patch_asgi_handler()
         ask_debug_filter_first()
