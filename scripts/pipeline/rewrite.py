@@ -77,7 +77,7 @@ RULES = (
     ),
     Rule(
         "lazy-request-processor",
-        "wsgi.py",
+        "*.py",
         r"(?<!def )\b_make_wsgi_event_processor\(",
         "_spared.EventProcessor(_make_wsgi_event_processor,",
     ),

@@ -38,6 +38,12 @@ class Integration:
         from .asgi import wrap
 
         return asgi, wrap, handle
+
+
+def process():
+    @add_global_repr_processor
+    def name(value):
+        return value
 """
 
 ASGI = '''\
@@ -74,10 +80,21 @@ def patch():
     BaseHandler.make_view_atomic = sentry_patched_make_view_atomic
 """
 
+TRANSACTIONS = """\
+def process(environ):
+    return _make_wsgi_event_processor(environ)
+
+
+def get_regex(resolver_or_pattern):
+    regex = resolver_or_pattern.regex
+    return regex
+"""
+
 FILES = {
     "wsgi.py": WSGI,
     "django/__init__.py": DJANGO,
     "django/asgi.py": ASGI,
+    "django/transactions.py": TRANSACTIONS,
     "django/middleware.py": MIDDLEWARE,
     "django/signals_handlers.py": SIGNALS,
     "django/views.py": VIEWS,

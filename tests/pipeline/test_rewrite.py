@@ -16,10 +16,17 @@ def refused(project: Project, name: str, text: str) -> str:
     [
         ("django/asgi.py", sdk.ASGI.replace("`", ""), "docstring-asgi"),
         ("django/asgi.py", sdk.ASGI.replace("import Sentry", "import"), "asgi-middleware"),
-        ("django/middleware.py", sdk.MIDDLEWARE.replace("sdk\n", "sdk.x\n"), "import-spans"),
+        ("django/middleware.py", sdk.MIDDLEWARE.replace("sdk\n", "sdk.x\n"), "import-spared"),
         ("django/middleware.py", sdk.MIDDLEWARE.replace("start_", "begin_"), "unseen-spans"),
         ("django/middleware.py", sdk.MIDDLEWARE.replace("not ", ""), "unseen-middleware"),
         ("django/signals_handlers.py", "", "unseen-signals"),
+        (
+            "django/transactions.py",
+            sdk.TRANSACTIONS.replace("_make_", ""),
+            "lazy-request-processor",
+        ),
+        ("django/transactions.py", sdk.TRANSACTIONS.replace("regex =", "x ="), "patterns-of-today"),
+        ("django/__init__.py", sdk.DJANGO.replace("@", "# @"), "quick-query-sets"),
         ("django/views.py", "", "unseen-views"),
         ("django/__init__.py", "from sentry_sdk.integrations.wsgi import a\n", "import-django"),
         ("django/__init__.py", "from sentry_sdk.integrations.django import a\n", "import-wsgi"),

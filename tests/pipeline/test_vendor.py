@@ -1,6 +1,8 @@
 """scripts/vendor.py, as a user runs it."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,9 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
         "    return name\n", "    return name\n    # added\n"
     )
     assert project.vendored("wsgi.py").startswith(expected)
-    django = sdk.DJANGO.replace("sentry_sdk.integrations", "vendored_integration._vendor")
+    django = sdk.DJANGO.replace("sentry_sdk.integrations", "vendored_integration._vendor").replace(
+        "@add_global_repr_processor", "@_spared.for_query_sets(add_global_repr_processor)"
+    )
     assert project.vendored("django/__init__.py").startswith(django)
     asgi = project.vendored("django/asgi.py")
     assert "`vendored_integration._vendor.django`" in asgi
@@ -28,7 +32,7 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
     assert found == {*sdk.FILES, "__init__.py"}
 
 
-def test_spans_that_nobody_sees_are_left_out(project: Project) -> None:
+def test_work_that_nobody_sees_is_left_out(project: Project) -> None:
     project.vendor("build", "9.0.0")
     middleware = project.vendored("django/middleware.py")
     assert "import sentry_sdk, vendored_integration.runtime.spared as _spared\n" in middleware
@@ -319,3 +323,19 @@ def test_plain_machine(project: Project) -> None:
     assert output.startswith("error: ")
     assert "pip install packaging unidiff" in output
     assert "Traceback" not in output
+
+
+def test_reader_that_has_seen_enough(project: Project) -> None:
+    """``vendor.py diff | head`` is no fault of the program."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "scripts/vendor.py", "diff", "9.1.0"],
+            cwd=project.root,
+            env=project.env,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+    assert (done.returncode, done.stderr) == (141, "")

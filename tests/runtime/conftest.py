@@ -28,7 +28,7 @@ SessionFlusher._ensure_running = lambda self: None
 # --hypothesis-profile chooses: for the many combinations that the matrix runs, and for
 # the one that is to find what the others have not.
 hypothesis.settings.register_profile("quick", max_examples=15)
-hypothesis.settings.register_profile("thorough", max_examples=20_000)
+hypothesis.settings.register_profile("thorough", max_examples=5_000)
 
 # What is imported by now is never collected; looking at it in every test takes long.
 gc.collect()
