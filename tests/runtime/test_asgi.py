@@ -64,6 +64,22 @@ def test_completed(sentry, lifecycle, kind):
 
 
 @both
+def test_every_chunk_is_counted(init, kind):
+    """With its length, whatever their number."""
+    sentry = init()
+
+    async def body():
+        for number in range(1, 101):
+            yield b"x" * number
+
+    connection = asyncio.run(read(streaming_app(kind, body)))
+    assert b"".join(connection.chunks) == b"x" * 5050
+    data = sentry.root().data
+    assert data["http.response.stream.chunks"] == 100
+    assert data["http.response.body.size"] == 5050
+
+
+@both
 def test_http_error_status_is_kept(sentry, lifecycle, kind):
     """The outcome says how the stream ended, the status what HTTP said."""
     asyncio.run(read(streaming_app(kind, three_chunks, status=404)))

@@ -277,7 +277,8 @@ class Meter(Measured):
 
         :param size: of the body, in bytes.
         """
-        self.counted = (self.totals()[0], size, self.sum_up())
+        self._since = self.sum_up()
+        self.counted = (self.counted[0], size, self._since)
 
 
 class HttpExchange(Exchange):

@@ -115,8 +115,8 @@ def for_query_sets(add: "Callable[[Any], None]") -> "Callable[[Any], Any]":
 
         @functools.wraps(processor)
         def quick(value: Any, hint: Any) -> Any:
-            module = modules.get("django.db.models.query")
-            if module is None or not isinstance(value, module.QuerySet):
+            query_set = getattr(modules.get("django.db.models.query"), "QuerySet", None)
+            if query_set is None or not isinstance(value, query_set):
                 return NotImplemented
             return processor(value, hint)
 
