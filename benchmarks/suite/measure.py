@@ -232,7 +232,7 @@ def imports(plan: Plan, results: Results) -> None:
     modules = {"stock": ["sentry_sdk.integrations.django"]}
     modules["ours"] = [*modules["stock"], "vendored_integration.django"]
     script = str(environments.WORKER / "imports.py")
-    rounds, tries = (3, 3) if plan.quick else (5, 10)
+    rounds, tries = (3, 3) if plan.quick else (5, 20)
     values: "Dict[str, List[float]]" = {system: [] for system in modules}
     for module in modules.values():
         _output(plan.sentry(), [script, *module])  # compiles what is not yet
