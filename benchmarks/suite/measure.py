@@ -96,15 +96,17 @@ def instructions(plan: Plan, results: Results) -> None:
                 )
         return rows
 
-    for rows in _side_by_side(count, plan.runs()):
-        for row in rows:
-            results.add(row)
+    _side_by_side(count, plan.runs(), results)
 
 
-def _side_by_side(function: "Callable[[Any], Any]", arguments: "List[Any]") -> "Iterator[Any]":
-    """The results of a function that starts a process and counts what does not depend on time."""
+def _side_by_side(
+    count: "Callable[[Any], List[Row]]", arguments: "List[Any]", results: Results
+) -> None:
+    """Add what processes count that run side by side: it does not depend on time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(function, arguments)
+        for rows in pool.map(count, arguments):
+            for row in rows:
+                results.add(row)
 
 
 def seconds(plan: Plan, results: Results) -> None:
@@ -169,9 +171,7 @@ def growth(plan: Plan, results: Results) -> None:
             for name, path, _, _ in works
         ]
 
-    for rows in _side_by_side(count, series):
-        for row in rows:
-            results.add(row)
+    _side_by_side(count, series, results)
 
 
 PENDING = [0, 100, 10_000, 100_000]

@@ -251,11 +251,10 @@ class Meter(Measured):
     would never be collected.
     """
 
-    __slots__ = ("last_sent", "_since")
+    __slots__ = ("last_sent",)
 
     def __init__(self, now: float) -> None:
         super().__init__()
-        self._since = self.sum_up()
         self.last_sent = now
 
     def count(self, message: Message, asked: float) -> None:
@@ -268,17 +267,17 @@ class Meter(Measured):
         if size:
             if not self.first_chunk:
                 self.first_chunk = asked
-            self._since.append(size)
-            if len(self._since) == _MANY:
-                self._since = self.sum_up()
+            since = self.counted[2]
+            since.append(size)
+            if len(since) == _MANY:
+                self.sum_up()
 
     def sent_by_server(self, size: "Optional[int]") -> None:
         """The server reads a file itself: the header is all we know.
 
         :param size: of the body, in bytes.
         """
-        self._since = self.sum_up()
-        self.counted = (self.counted[0], size, self._since)
+        self.counted = (self.totals()[0], size, [])
 
 
 class HttpExchange(Exchange):

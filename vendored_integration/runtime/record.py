@@ -14,7 +14,6 @@ With ``on_timeout="continue"`` the deadline, and the SDK's limit of spans, send
 what there is by then, and the next part of the transaction begins.
 """
 
-import copy
 import os
 import threading
 from contextvars import Context
@@ -62,12 +61,6 @@ class Measured:
         self.produce_time = 0.0
         #: Spent between two chunks.
         self.send_time = 0.0
-
-    def copy(self) -> "Measured":
-        """Return another one, which goes on from here."""
-        other = copy.copy(self)
-        other.sum_up()
-        return other
 
     def totals(self) -> "Tuple[int, Optional[int]]":
         """Return the number of chunks, and of bytes."""

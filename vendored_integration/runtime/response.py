@@ -9,6 +9,7 @@ A file response (``wsgi.file_wrapper``) is not wrapped at all, since servers loo
 for their very own object; its ``close`` attribute is hooked instead.
 """
 
+import copy
 import sys
 from time import perf_counter
 from typing import Any, Callable, Iterator, List, Optional, Union
@@ -68,7 +69,7 @@ class _ScopedResponse:
         if not record.streaming:
             return _plain_steps(self, record, iterator)
         # A response may be iterated more than once (its iterators go on counting).
-        record.measured = record.measured.copy()
+        record.measured = copy.copy(record.measured)
         record.measured.produce_time += perf_counter() - started
         return _steps(self, record, record.measured, iterator)
 
