@@ -6,7 +6,7 @@ one transaction, with nothing in it of another request.
 
     pytest runtime/test_hostile.py --hypothesis-profile thorough
 
-tries 20,000 inputs for each test and lifecycle.
+tries 5,000 inputs for each test and lifecycle.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import hostile
@@ -28,6 +30,7 @@ from harness import assert_accepted, start_span
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+import vendored_integration
 from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
@@ -771,3 +774,53 @@ def test_file_that_takes_no_close(sentry):
     response.close()
     assert wrapper.closed
     assert sentry.root().outcome == "completed"
+
+
+def test_object_that_answers_everything_is_no_file(init, lifecycle):
+    """Where a file is whatever has `fileno` (uWSGI): its steps are the request's all the same."""
+    sentry = init(lifecycle)
+
+    class Everything:
+        def __getattr__(self, name):
+            return self
+
+        def __call__(self):
+            return self
+
+        def __iter__(self):
+            sentry_sdk.set_tag("request", "this one")
+            yield b"a"
+
+    response = wsgi(
+        SentryWsgiMiddleware(lambda environ, start_response: Everything()),
+        **{"wsgi.file_wrapper": lambda file: file},
+    )
+    assert list(response) == [b"a"]
+    response.close()
+    assert sentry.root().outcome == "completed"
+    assert_nothing_outside()
+
+
+@pytest.mark.parametrize("make", [tempfile.TemporaryFile, tempfile.NamedTemporaryFile])
+def test_what_asks_another_object_for_its_fileno_is_a_file(sentry, make):
+    """The server gets the very object back: uWSGI compares identities."""
+    with make() as file:
+        response = wsgi(
+            SentryWsgiMiddleware(lambda environ, start_response: file),
+            **{"wsgi.file_wrapper": lambda file: file},
+        )
+        assert response is file
+        response.close()
+    assert sentry.root().outcome == "completed"
+
+
+@pytest.mark.parametrize("file_wrapper", [None, BytesIO], ids=["body", "file"])
+def test_method_that_cannot_be_compared(sentry, file_wrapper):
+    """There is no transaction, as the SDK fails at it; but the response ends with its close()."""
+    response = wsgi(
+        SentryWsgiMiddleware(lambda environ, start_response: BytesIO(b"a")),
+        **{"REQUEST_METHOD": ("hostile", None), "wsgi.file_wrapper": file_wrapper},
+    )
+    assert list(response) == [b"a"]
+    response.close()
+    assert vendored_integration.stats().open_responses == 0

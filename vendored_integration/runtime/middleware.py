@@ -114,7 +114,7 @@ _call_isolated = close_aware(_isolated)
 class _Request:
     """What has to be known of a request before the application is called."""
 
-    __slots__ = ("started", "measured_from", "method", "file_wrapper", "start_response")
+    __slots__ = ("started", "measured_from", "head", "file_wrapper", "start_response")
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         counters.wsgi = True
@@ -127,7 +127,9 @@ class _Request:
         self.started = time.monotonic()
         #: Seconds of perf_counter, for all that is measured.
         self.measured_from = time.perf_counter()
-        self.method: str = environ.get("REQUEST_METHOD", "")
+        # By its type: a server may hand over anything, and a comparison may raise.
+        method = environ.get("REQUEST_METHOD")
+        self.head = type(method) is str and method == "HEAD"
         self.file_wrapper = environ.get("wsgi.file_wrapper")
         self.start_response = StartResponse(start_response)
 
@@ -155,7 +157,7 @@ class _Request:
                 suspended,
                 context,
                 self.measured_from,
-                self.method,
+                self.head,
                 self.start_response,
                 streaming,
                 body_context(response),

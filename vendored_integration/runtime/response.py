@@ -292,6 +292,10 @@ def _dropped(owner: "Union[_ScopedResponse, _CloseHook]") -> None:
         scheduler.submit(record.abandon)
 
 
+#: A name that no object has of its own.
+_NO_ATTRIBUTE = "vendored_integration asks for this"
+
+
 def is_file_response(response: Any, file_wrapper: Any) -> bool:
     """Whether the server wants this very object back.
 
@@ -305,7 +309,10 @@ def is_file_response(response: Any, file_wrapper: Any) -> bool:
     try:
         if isinstance(file_wrapper, type):
             return isinstance(response, file_wrapper)
-        return getattr(response, "fileno", None) is not None
+        if getattr(response, "fileno", None) is None:
+            return False
+        # What answers to every name (a mock, a remote proxy) says nothing by it.
+        return hasattr(type(response), "fileno") or not hasattr(response, _NO_ATTRIBUTE)
     except Exception:
         return False  # an object that cannot be asked
 

@@ -67,7 +67,7 @@ class SuspendedRecord(Record):
         "_suspended",
         "_context",
         "_published",
-        "_method",
+        "_head",
         "_start_response",
         "body",
         "exhausted",
@@ -78,7 +78,7 @@ class SuspendedRecord(Record):
         suspended: "Generator[Any, Any, Any]",
         context: Context,
         started: float,
-        method: str,
+        head: bool,
         start_response: StartResponse,
         streaming: bool,
         body: "Optional[BodyContext]",
@@ -87,7 +87,7 @@ class SuspendedRecord(Record):
         self._context = context
         self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
         self._published = self._snapshot
-        self._method = method
+        self._head = head
         self._start_response = start_response
         self.body = body
         if body is not None:
@@ -106,7 +106,7 @@ class SuspendedRecord(Record):
         Not even whether the client has stayed to the end of it.
         """
         self.exhausted = True
-        if self._method != "HEAD":
+        if not self._head:
             self.measured = Measured(self._content_length())
 
     def weaken_start_response(self) -> Any:
@@ -185,7 +185,7 @@ class SuspendedRecord(Record):
 
     def _is_complete(self) -> bool:
         """Whether a closed response had been sent as far as it was to be sent."""
-        if self.exhausted or self._method == "HEAD":
+        if self.exhausted or self._head:
             return True
         chunks, size = self.measured.totals()
         if not chunks:
