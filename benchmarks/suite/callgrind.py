@@ -69,7 +69,7 @@ def count(
         command += [str(WORKER / "instructions.py"), json.dumps(job)]
         done = subprocess.run(
             command,
-            env=environment.variables(),
+            env={**environment.variables(), "TMPDIR": directory},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,

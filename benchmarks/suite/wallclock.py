@@ -25,6 +25,7 @@ def measure(
     variables = environment.variables()
     variables["BENCHMARK_JOB"] = json.dumps({**job, "works": works})
     with tempfile.TemporaryDirectory(prefix="vendored-integration-benchmark-") as directory:
+        variables["TMPDIR"] = directory
         out = os.path.join(directory, "out.json")
         command = [str(environment.python), str(WORKER / "wallclock.py"), "--quiet"]
         command += ["--processes=1", "--loops=1", "--warmups=1", f"--values={values}"]

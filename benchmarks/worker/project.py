@@ -45,10 +45,7 @@ def _file_to_send():
     if _path is None:
         handle, _path = tempfile.mkstemp(prefix="vendored-integration-benchmark-")
         os.write(handle, b"x" * FILE_SIZE)
-        os.close(handle)
-        import atexit
-
-        atexit.register(os.remove, _path)
+        os.close(handle)  # it goes with the directory of the benchmark
     return _path
 
 
