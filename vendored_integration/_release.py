@@ -7,8 +7,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "vendored_integration has not been built: vendored_integration/_vendor/ is "
-        "missing. Install the package (pip install vendored-integration), or in a "
-        "checkout run: pip install -e ."
+        "missing. In the checkout run: pip install . (or pip install -e .)"
     ) from error
 
 __version__ = f"{SENTRY_SDK_RELEASE}.{REVISION}"
@@ -23,7 +22,8 @@ def check_sdk() -> None:
         raise ImportError(
             f"vendored-integration {__version__} was built for sentry-sdk "
             f"{SENTRY_SDK_RELEASE}, but sentry-sdk {SDK_INSTALLED} is installed. "
-            f"To keep your SDK: pip install "
-            f'"vendored-integration=={SDK_INSTALLED}.*". '
-            f'To keep this build: pip install "sentry-sdk=={SENTRY_SDK_RELEASE}"'
+            "To keep your SDK: pip install --find-links DIRECTORY_OF_YOUR_WHEELS "
+            f'"vendored-integration=={SDK_INSTALLED}.*", or in a checkout: '
+            f"SENTRY_SDK_VERSION={SDK_INSTALLED} pip install .; "
+            f'to keep this build: pip install "sentry-sdk=={SENTRY_SDK_RELEASE}"'
         )

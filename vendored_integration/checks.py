@@ -21,6 +21,8 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 _USE_OURS = (
     'integrations=[DjangoIntegration()], with "from vendored_integration import DjangoIntegration"'
 )
+#: The package is not on PyPI.
+_FROM_WHEELS = "pip install --find-links DIRECTORY_OF_YOUR_WHEELS"
 _LOST = "streaming responses are not traced"
 
 #: By the last part of its id: what a finding says, and what to change. E: the package
@@ -32,11 +34,11 @@ CATALOGUE = {
     ),
     "E002": (
         "{error}",
-        "pip install --force-reinstall vendored-integration",
+        f"{_FROM_WHEELS} --force-reinstall vendored-integration",
     ),
     "E003": (
         "{count} vendored files are not as they were built: {names}",
-        "pip install --force-reinstall --no-deps --no-cache-dir {package}=={version}",
+        f"{_FROM_WHEELS} --force-reinstall --no-deps --no-cache-dir {{package}}=={{version}}",
     ),
     "E004": (
         "an earlier sentry_sdk.init() of this process has set up the stock DjangoIntegration, "
@@ -196,7 +198,8 @@ def installation(
                 "E001",
                 built_for=built_for,
                 found=f"sentry-sdk {sdk} is installed" if sdk else "no sentry-sdk is installed",
-                keep=f'to keep the SDK: pip install "vendored-integration=={sdk}.*"; '
+                keep=f'to keep the SDK: {_FROM_WHEELS} "vendored-integration=={sdk}.*", or in a '
+                f"checkout: SENTRY_SDK_VERSION={sdk} pip install .; "
                 if sdk
                 else "",
             )

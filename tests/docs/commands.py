@@ -67,6 +67,8 @@ def check(words: List[str], page: str) -> None:
     program, arguments = words[0], words[1:]
     if _PYTHON.match(program):
         _check_python(arguments, page)
+    elif program == "django-admin":
+        _parses(program, arguments)
     elif program.endswith("/pip"):
         _parses("pip", arguments)
     elif program in PYTHON_PROGRAMS:

@@ -330,11 +330,11 @@ def test_wrong_sdk(project):
         done = project.run("-m", "vendored_integration", *arguments)
         last = done.stdout.splitlines()[-1]
         assert last.startswith("problem: this build is for sentry-sdk ")
-        assert 'pip install "vendored-integration==2.0.99.*"' in last
+        assert '"vendored-integration==2.0.99.*"' in last
         assert (done.returncode, done.stderr) == (1, "")
     done = project.run("manage.py", "check")
     last = done.stderr.strip().splitlines()[-1]
-    assert 'pip install "vendored-integration==2.0.99.*"' in last
+    assert '"vendored-integration==2.0.99.*"' in last
 
 
 def test_changed_file(project):

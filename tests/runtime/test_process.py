@@ -429,7 +429,7 @@ def test_fork_in_mid_stream_leaves_the_parts_to_the_parent():
 
 
 def test_other_sdk_is_refused():
-    """ImportError names both releases and the command that mends it."""
+    """ImportError names both releases and the commands that fix it."""
     done = subprocess.run(
         [
             sys.executable,
@@ -446,7 +446,8 @@ def test_other_sdk_is_refused():
     assert last.startswith("ImportError: vendored-integration")
     assert f"was built for sentry-sdk {VERSION}" in last
     assert "but sentry-sdk 1.2.3 is installed" in last
-    assert 'pip install "vendored-integration==1.2.3.*"' in last
+    assert '"vendored-integration==1.2.3.*"' in last
+    assert "SENTRY_SDK_VERSION=1.2.3 pip install ." in last
 
 
 def test_wsgi_alone_does_not_import_django():

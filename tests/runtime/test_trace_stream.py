@@ -9,6 +9,7 @@ import gc
 import inspect
 import os
 import pickle
+import re
 import sys
 import threading
 import typing
@@ -1747,6 +1748,14 @@ def test_what_is_no_generator_function_is_refused(function, message):
     """With its name, and what to do."""
     with pytest.raises(TypeError, match=message):
         trace_stream(function)
+
+
+@pytest.mark.parametrize("arguments", [{"name": 3}, {"op": None}, {"attributes": ["table"]}])
+def test_wrong_arguments_are_refused(arguments):
+    """By their names, when the function is decorated."""
+    ((name, value),) = arguments.items()
+    with pytest.raises(TypeError, match=f"{name} must be a .*, got {re.escape(repr(value))}"):
+        trace_stream(**arguments)
 
 
 def test_public_name():

@@ -91,8 +91,14 @@ def trace_stream(
     :param op: the span's operation.
     :param attributes: more data for the span (strings, numbers, booleans).
 
-    :raises TypeError: what is decorated is not a generator function.
+    :raises TypeError: what is decorated is not a generator function, or an argument is not of
+        its type.
     """
+    for argument, value in ("name", name), ("op", op):
+        if not isinstance(value, str) and (argument, value) != ("name", None):
+            raise TypeError(f"trace_stream: {argument} must be a string, got {value!r}")
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise TypeError(f"trace_stream: attributes must be a mapping, got {attributes!r}")
 
     def decorate(function: "Callable[..., Any]") -> _TracedFunction:
         _check(function)
