@@ -10,6 +10,7 @@ from ._vendor import django as _upstream
 from .runtime.body import patch_asgi_handler, patch_streaming_response
 from .runtime.log import ask_debug_filter_first, logger
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.resources import spare_unread_body
 from .runtime.sdk import unfailing
 from .runtime.sigterm import watch
 
@@ -70,6 +71,7 @@ class DjangoIntegration(_upstream.DjangoIntegration):
             if hasattr(_upstream, report):  # depends on the release
                 setattr(_upstream, report, unfailing(getattr(_upstream, report)))
         super(DjangoIntegration, DjangoIntegration).setup_once()
+        spare_unread_body(_upstream.DjangoRequestExtractor)
         patch_streaming_response()
         patch_asgi_handler()
         ask_debug_filter_first()

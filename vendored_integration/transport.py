@@ -22,7 +22,6 @@ Guarantees:
 """
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -45,6 +44,9 @@ __all__ = ["BoundedTransport", "bounded_transport"]
 #: Seconds without a drop after which the next delivery means that dropping has ended.
 #: Under a load that is a little too high, drops and deliveries alternate.
 QUIET = 10.0
+
+#: The longest ``timeout``, in seconds: eleven days. A socket takes no more than 24.
+LONGEST_TIMEOUT = 10**6
 
 #: Seconds between an attempt that came to nothing and the next one; doubled each time.
 FIRST_PAUSE = 0.05
@@ -95,9 +97,9 @@ def _as_timeout(value: object) -> Optional[Timeout]:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"timeout must be seconds, a urllib3.Timeout or None, got {value!r}")
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value <= LONGEST_TIMEOUT:
         raise ValueError(
-            "timeout must be a finite number of seconds above 0 "
+            f"timeout must be a number of seconds above 0 and up to {LONGEST_TIMEOUT} "
             f"(or None for no timeout), got {value!r}"
         )
     return Timeout(total=value)

@@ -415,11 +415,11 @@ FAULTS = [
     (vendored_integration.runtime.exchange.AsgiRecord, "open"),
     (vendored_integration.runtime.exchange.sdk, "root_span"),
     (vendored_integration.runtime.exchange.sdk, "options_of_integration"),
-    (vendored_integration.runtime.exchange.sdk, "share_scopes"),
     (vendored_integration.runtime.exchange.sdk, "annotate"),
     (vendored_integration.runtime.exchange.scheduler, "poll"),
-    (vendored_integration.runtime.body.BodyContext, "begin"),
-    (vendored_integration.runtime.body.BodyContext, "publish"),
+    (vendored_integration.runtime.body.BodyContext, "find"),
+    (vendored_integration.runtime.body.BodyContext, "enter"),
+    (vendored_integration.runtime.body.BodyContext, "leave"),
 ]
 
 
@@ -446,9 +446,7 @@ def test_internal_faults(init, monkeypatch, caplog, kind, fault, fails):
     assert repr(connection.error) == ('ValueError("the application\'s")' if fails else "None")
     logged = {record.name for record in caplog.records if record.exc_info}
     touched = kind == "django" or fault[0] is not vendored_integration.runtime.body.BodyContext
-    touched = touched and not (
-        kind == "plain" and fault[1] in ("options_of_integration", "share_scopes")
-    )
+    touched = touched and not (kind == "plain" and fault[1] == "options_of_integration")
     assert ("vendored_integration" in logged) == touched
     assert len(sentry.errors()) == fails
     for record in list(registry._open):

@@ -311,8 +311,7 @@ class ResponseMachine(RuleBasedStateMachine):
             return
         assert sentry_sdk.Scope.get_isolation_scope() is self.outside
         # (what ends on a worker leaves its context a moment after it has sent)
-        for context in (self.record._context, self.record.step_context):
-            self.sentry.wait_for(lambda context=context: can_be_entered(context))
+        self.sentry.wait_for(lambda: can_be_entered(self.record.context))
 
     def teardown(self):
         if self.sentry is None:

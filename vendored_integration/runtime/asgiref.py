@@ -1,19 +1,17 @@
-"""What asgiref keeps in context variables, where a context goes on in another place.
+"""What asgiref keeps in context variables, where these are looked at in another place.
 
-A streaming body runs in the context that its response was created in; that may have
-been in another thread, and below calls of ``sync_to_async`` and ``async_to_sync`` that
-have returned since. What the application has bound there goes with the body; the
+A streaming body sees bindings that were there when its response was created; that may
+have been in another thread, and below calls of ``sync_to_async`` and ``async_to_sync``
+that have returned since. What the application has bound there goes with the body; the
 executors and the like, by which asgiref finds the thread for its next call, are those
 of the place where the body runs.
 """
 
 import threading
-from contextvars import Context, ContextVar
-from typing import Any, Callable, Dict, List, Tuple
+from contextvars import ContextVar
+from typing import Any, Dict, FrozenSet, Optional
 
-from .context import run_in
 from .frames import hidden
-from .log import internal_error
 
 try:
     import asgiref.local as _local
@@ -25,67 +23,46 @@ except ImportError:  # no Django
 #: Local to the thread alone that has set it, and sync_to_async() moves it to another.
 _Storage: Any = getattr(_local, "_Storage", None)
 
-_Changes = List[Tuple["ContextVar[Any]", Any]]
 
-
-def _variables() -> "Dict[ContextVar[Any], Any]":
-    """Return asgiref's own variables, as far as this release has them, and what is like unset."""
+def _own_variables() -> "FrozenSet[ContextVar[Any]]":
+    """Return asgiref's own variables, as far as this release has them."""
     # A Local; before 3.8 it knew nothing of context variables.
     executors = getattr(getattr(AsyncToSync, "executors", None), "_storage", None)
     found = (
-        (getattr(executors, "_data", None), {} if _Storage is None else _Storage(0, {})),
-        (getattr(AsyncToSync, "async_single_thread_context", None), None),
-        (getattr(SyncToAsync, "thread_sensitive_context", None), None),
-        (getattr(SyncToAsync, "deadlock_context", None), False),
+        getattr(executors, "_data", None),
+        getattr(AsyncToSync, "async_single_thread_context", None),
+        getattr(SyncToAsync, "thread_sensitive_context", None),
+        getattr(SyncToAsync, "deadlock_context", None),
     )
-    return {variable: unset for variable, unset in found if isinstance(variable, ContextVar)}
+    return frozenset(variable for variable in found if isinstance(variable, ContextVar))
 
 
-_VARIABLES = _variables()
+OWN_VARIABLES = _own_variables()
 
 
-def move(context: Context) -> None:
-    """Let a context go on in this thread, below what called the running code."""
-    changes = _changes(context)
-    if changes:
-        run_in(context, _set, changes)
+def moved(value: Any) -> Any:
+    """Return a variable's value as it has to be in this thread."""
+    if _Storage is None or type(value) is not _Storage:
+        return value
+    return value if value.thread_id == threading.get_ident() else _local._rehome(value)
 
 
-def run_moved(context: Context, function: "Callable[[], Any]") -> Any:
-    """Run a function in a context (see :func:`.context.run_in`) that goes on here."""
-    return run_in(context, _set_and_call, _changes(context), function)
+def held_by_local(value: Any) -> "Optional[Dict[str, Any]]":
+    """Return what a Local holds, if the value of a variable is a Local's."""
+    if _Storage is not None and type(value) is _Storage:
+        value = value.data
+    return value if type(value) is dict else None  # up to 3.11 it is that
 
 
-def _changes(context: Context) -> _Changes:
-    """Return what is to be set in a context."""
-    changes: _Changes = []
-    try:
-        if _Storage is not None:
-            thread = threading.get_ident()
-            for variable, value in context.items():
-                if (
-                    isinstance(value, _Storage)
-                    and value.thread_id != thread
-                    and variable not in _VARIABLES
-                ):
-                    changes.append((variable, _local._rehome(value)))
-        for variable, unset in _VARIABLES.items():
-            value = variable.get(unset)
-            if context.get(variable, unset) is not value:
-                changes.append((variable, value))
-    except Exception:
-        internal_error("internal error; a body may not see asgiref's Locals")
-    return changes
-
-
-def _set(changes: _Changes) -> None:
-    for variable, value in changes:
-        variable.set(value)
-
-
-def _set_and_call(changes: _Changes, function: "Callable[[], Any]") -> Any:
-    _set(changes)
-    return function()
+def same(value: Any, other: Any) -> bool:
+    """Whether two values of a variable are one: of a Local, what it holds."""
+    if value is other:
+        return True
+    value, other = held_by_local(value), held_by_local(other)
+    if value is None or other is None or len(value) != len(other):
+        return False
+    # Not by equality, which is the application's code.
+    return all(key in other and value[key] is other[key] for key in value)
 
 
 __name__ = hidden(__name__)

@@ -1,33 +1,27 @@
-"""A Django streaming body runs in the context that its response was created in.
+"""A Django streaming body sees the bindings that were there when its response was made.
 
-As ``asyncio.create_task`` does for tasks: what a middleware or a view had bound
-(``with bound_contextvars(request_id=…)``) when it made the response is still
-bound in the generator, though the ``with`` block has been left since.
+As a task does that is made there: what a middleware or a view had bound
+(``with bound_contextvars(request_id=…)``) when it made the response is still bound in the
+generator, though the ``with`` block has been left since. Stock, and Django alone, iterate
+the body when these bindings are gone.
 
-``StreamingHttpResponse`` is patched where it takes a body: the context is
-remembered, and the body's own ``close()``, which Django calls when the response is
-closed, is made to run in it; a generator's ``finally`` block thus finds the tokens
-that it got from its own context.
+``StreamingHttpResponse`` is patched where it takes a body, and remembers the context.
+While the body is iterated, and while its own ``close()`` runs, what has been left since
+is set again in the request's context: the very context, not a copy, so that the body can
+reset the tokens of the view, and whoever comes later sees what it has set. All else is as
+it is: what has been bound since, and Django's own language, time zone and URL settings.
 """
 
 import asyncio
 import functools
-import types
-from contextvars import Context, copy_context
-from typing import (
-    Any,
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Generator,
-    Iterator,
-    List,
-    Optional,
-    Tuple,
-)
+import sys
+from contextvars import Context, ContextVar, Token, copy_context
+from typing import Any, AsyncGenerator, Callable, FrozenSet, List, Optional, Tuple
 
-from .asgiref import move, run_moved
-from .context import publish, run_in
+import sentry_sdk.scope
+
+from . import asgiref
+from .context import SENTRY_VARIABLES
 from .exchange import HttpExchange, current_exchange
 from .frames import hidden
 from .log import internal_error
@@ -35,109 +29,174 @@ from .log import internal_error
 #: The attribute of a streaming response that holds its BodyContext.
 _ATTRIBUTE = "_vendored_integration_body"
 
+_UNSET: Any = object()
+_isolation_scope = sentry_sdk.scope._isolation_scope
+_current_scope = sentry_sdk.scope._current_scope
+
 
 class BodyContext:
-    """The context that a streaming response was created in."""
+    """What was bound when a streaming response was made, and is to be set for its body."""
 
-    __slots__ = ("context", "generators", "_published")
+    __slots__ = ("generators", "_made_in", "_bindings", "_tokens", "_left_elsewhere")
 
     def __init__(self) -> None:
-        self.context: Context = copy_context()
-        #: The async generators that the response was given, which it does not close.
+        #: The async generators that the response was given, which it does not close: the
+        #: last one is iterated, and may read those before it.
         self.generators: "List[AsyncGenerator[Any, Any]]" = []
-        self._published: Context = self.context
+        self._made_in: "Optional[Context]" = copy_context()
+        self._bindings: "List[Tuple[ContextVar[Any], Any]]" = []
+        # Those in force now: of the context that they were set in.
+        self._tokens: "List[Token[Any]]" = []
+        # Whether they had to stay set, see leave().
+        self._left_elsewhere = False
 
     def __reduce__(self) -> "Tuple[Any, ...]":
         # A response that can be copied or pickled still can be.
         return (BodyContext, ())
 
-    def begin(self) -> None:
-        """The body is iterated, in this thread: what it changes from now on is news."""
-        move(self.context)
-        self._published = self.context.copy()
+    @property
+    def in_force(self) -> "FrozenSet[ContextVar[Any]]":
+        """The variables that have the body's values, and are nobody else's concern."""
+        if not self._tokens and not self._left_elsewhere:
+            return frozenset()
+        return frozenset(variable for variable, _ in self._bindings)
 
-    def publish(self) -> None:
-        """Set in the running context what the body has changed since."""
-        publish(self.context, self._published)
-        self._published = self.context.copy()
+    def find(self, now: Context, before: Context) -> None:
+        """Find out which bindings have been left since.
+
+        :param now: the request's context, in which the body is going to be iterated.
+        :param before: what that was when the request began.
+        """
+        made_in, self._made_in = self._made_in, None
+        if made_in is None:
+            return
+        for variable, value in made_in.items():
+            current = now.get(variable, _UNSET)
+            if current is value or variable in SENTRY_VARIABLES or variable in _others():
+                continue
+            # What is neither is a binding that was made later, or around this one.
+            if _is_nothing(current) or asgiref.same(current, before.get(variable, _UNSET)):
+                self._bindings.append((variable, value))
+        scope = made_in.get(_current_scope)
+        if scope is not now.get(_current_scope) and (
+            made_in.get(_isolation_scope) is now.get(_isolation_scope)
+        ):
+            self._bindings.append((_current_scope, scope))  # made within new_scope()
+
+    def enter(self) -> None:
+        """Set what has been left, in the running context."""
+        if self._bindings and not self._tokens:
+            self._tokens = [
+                variable.set(asgiref.moved(value)) for variable, value in self._bindings
+            ]
+
+    def leave(self) -> None:
+        """Undo :meth:`enter`, and remember what the body has set instead."""
+        tokens, self._tokens = self._tokens, []
+        if not tokens:
+            return
+        values = ((token.var, token.var.get(_UNSET)) for token in tokens)
+        self._bindings = [(variable, value) for variable, value in values if value is not _UNSET]
+        try:
+            for token in tokens:
+                token.var.reset(token)
+        except ValueError:
+            # In a copy, or in another task: nobody else is there, and in the context of the
+            # body somebody is.
+            self._left_elsewhere = True
+
+    def call(self, function: "Callable[[], Any]") -> Any:
+        """Call something of the body's, with what has been left."""
+        if not self._bindings or self._tokens:
+            return function()
+        self.enter()
+        try:
+            return function()
+        finally:
+            self.leave()
 
     async def aclose(self) -> None:
-        """Close what is iterated now, and not when the garbage collector finds it.
-
-        An error goes where it goes otherwise: to the loop's exception handler.
-        """
-        if self.generators:
-            move(self.context)  # closers may have been run in another thread
-        # The last one iterates those before it.
+        """Close what is iterated now, and not when the garbage collector finds it."""
+        last = True
         while self.generators:
             generator = self.generators.pop()
-            try:
-                await in_context(self.context, generator.aclose())
-            except Exception as error:
-                try:
-                    loop = asyncio.get_running_loop()
-                except RuntimeError:
-                    return  # it has ended, and what waited in it is being collected
-                loop.call_exception_handler(
-                    {
-                        "message": "an error occurred during closing of asynchronous "
-                        f"generator {generator!r}",
-                        "exception": error,
-                        "asyncgen": generator,
-                    }
-                )
+            # A task of the application's may be waiting in it, or may go on reading it.
+            if _has_ended(generator) or getattr(generator, "ag_running", False):
+                pass
+            elif last or await _is_let_go(generator):
+                await _aclose(generator)
+            last = False
 
 
-@types.coroutine
-def in_context(context: Context, awaitable: Any) -> "Generator[Any, Any, Any]":
-    """Await something in a context, within the running task: one step at a time.
+def _has_ended(generator: Any) -> bool:
+    return getattr(generator, "ag_frame", generator) is None
 
-    The task stays the same, so that ``asyncio.current_task()``, timeouts and task
-    groups are none the wiser; what is awaited between two steps is awaited by it.
-    """
-    steps = awaitable.__await__()
-    step = getattr(steps, "send", None)
-    if step is None:  # a plain iterator: Cython's, or one written by hand
-        step = lambda _: next(steps)  # noqa: E731
+
+async def _is_let_go(generator: Any) -> bool:
+    """Whether nobody else has a generator any more, once the loop has closed what read it."""
+    if not hasattr(sys, "getrefcount"):
+        return False
+    # The loop makes a task that closes it, and that task does.
+    for _ in range(3):
+        # The argument, and the variables of this function and of the one that calls it.
+        if sys.getrefcount(generator) <= 3:
+            return True
+        await asyncio.sleep(0)
+    return sys.getrefcount(generator) <= 3
+
+
+async def _aclose(generator: Any) -> None:
+    """Close a generator. An error goes where it goes otherwise: to the loop's handler."""
     try:
-        yielded = run_in(context, step, None)
-    except StopIteration as stop:
-        return stop.value  # nothing had to be waited for
-    while True:
+        await generator.aclose()
+    except Exception as error:
         try:
-            advance, argument = step, [(yield yielded)]
-        except GeneratorExit:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                run_in(context, close)
-            raise
-        except BaseException as error:
-            throw = getattr(steps, "throw", None)
-            if throw is None:
-                raise
-            advance, argument = throw, [error]
-        try:
-            yielded = run_in(context, _advance, advance, argument)
-        except StopIteration as stop:
-            return stop.value
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # it has ended, and what waited in it is being collected
+        loop.call_exception_handler(
+            {
+                "message": "an error occurred during closing of asynchronous "
+                f"generator {generator!r}",
+                "exception": error,
+                "asyncgen": generator,
+            }
+        )
 
 
-def _advance(step: "Callable[[Any], Any]", argument: "List[Any]") -> Any:
-    # Taken out: the traceback of an error holds the frames, and these must not hold it.
-    return step(argument.pop())
+def _is_nothing(value: Any) -> bool:
+    """Whether a variable is as good as unset: what a block leaves that knows no tokens."""
+    if value is _UNSET or value is None or value is ...:  # structlog's
+        return True
+    held = asgiref.held_by_local(value)
+    return held is not None and all(item is None or item is ... for item in held.values())
 
 
-class _InContext:
-    """A callable that runs another one in a body's context."""
+@functools.lru_cache(maxsize=None)
+def _others() -> "FrozenSet[ContextVar[Any]]":
+    """The variables of asgiref and Django, whose values make the bytes of a body."""
+    from django.urls import base
+    from django.utils import timezone
+    from django.utils.translation import trans_real
 
-    __slots__ = ("_context", "_function")
+    locals_ = (base._prefixes, base._urlconfs, timezone._active, trans_real._active)
+    variables = (getattr(getattr(local, "_storage", None), "_data", None) for local in locals_)
+    return asgiref.OWN_VARIABLES.union(
+        variable for variable in variables if isinstance(variable, ContextVar)
+    )
 
-    def __init__(self, context: Context, function: "Callable[[], Any]") -> None:
-        self._context = context
+
+class _OfBody:
+    """A callable that runs another one with what a body sees."""
+
+    __slots__ = ("_body", "_function")
+
+    def __init__(self, body: BodyContext, function: "Callable[[], Any]") -> None:
+        self._body = body
         self._function = function
 
     def __call__(self) -> Any:
-        return run_moved(self._context, self._function)
+        return self._body.call(self._function)
 
     def __reduce__(self) -> "Tuple[Any, ...]":
         return (_itself, (self._function,))
@@ -176,89 +235,18 @@ def patch_streaming_response() -> None:
         if body is None:
             body = BodyContext()
             setattr(self, _ATTRIBUTE, body)
-        closers[known:] = [_InContext(body.context, closer) for closer in closers[known:]]
+        closers[known:] = [_OfBody(body, closer) for closer in closers[known:]]
         # Whatever else has an aclose() may be meant to live longer.
         if isinstance(self._iterator, AsyncGenerator):
             body.generators.append(self._iterator)
 
     StreamingHttpResponse._set_streaming_content = _set_streaming_content
 
-    # Under WSGI the response that the server has takes care of the steps.
-    if hasattr(StreamingHttpResponse, "__aiter__"):
-        aiter_ = StreamingHttpResponse.__aiter__
-
-        @functools.wraps(aiter_)
-        def __aiter__(self: Any) -> "AsyncIterator[Any]":
-            body = body_context(self)
-            steps = aiter_(self)
-            return steps if body is None else _async_steps(body, steps)
-
-        StreamingHttpResponse.__aiter__ = __aiter__
-    else:
-        # Up to Django 4.1 the ASGI handler iterates as the WSGI handler does.
-        iter_ = StreamingHttpResponse.__iter__
-
-        @functools.wraps(iter_)
-        def __iter__(self: Any) -> "Iterator[Any]":
-            body = body_context(self)
-            steps: "Iterator[Any]" = iter_(self)
-            if body is None or current_exchange() is None:
-                return steps
-            return _steps(body, steps)
-
-        StreamingHttpResponse.__iter__ = __iter__
-
-
-async def _async_steps(body: BodyContext, steps: Any) -> "AsyncIterator[Any]":
-    """Iterate a response that an ASGI server sends."""
-    context = body.context
-    _begins(body)
-    try:
-        while True:
-            try:
-                part = await in_context(context, steps.__anext__())
-            except StopAsyncIteration:
-                break
-            yield part
-    finally:
-        await in_context(context, steps.aclose())
-        _ends(body)
-
-
-def _steps(body: BodyContext, steps: "Iterator[Any]") -> "Iterator[Any]":
-    _begins(body)
-    try:
-        while True:
-            try:
-                part = run_in(body.context, next, steps)
-            except StopIteration:
-                break
-            yield part
-    finally:
-        _ends(body)
-
-
-def _begins(body: BodyContext) -> None:
-    try:
-        body.begin()
-        exchange = current_exchange()
-        if isinstance(exchange, HttpExchange):
-            exchange.body_begins(body)
-    except Exception:
-        internal_error("internal error while beginning a body")
-
-
-def _ends(body: BodyContext) -> None:
-    try:
-        body.publish()
-    except Exception:
-        internal_error("internal error while ending a body")
-
 
 def patch_asgi_handler() -> None:
     """Have Django's ASGI handler tell what it sends, and close the generator at once.
 
-    Django leaves that to the garbage collector; up to 4.2, the iteration as well.
+    Django leaves that to the garbage collector.
     """
     from django.core.handlers.asgi import ASGIHandler
 
@@ -268,8 +256,11 @@ def patch_asgi_handler() -> None:
     async def _send_response(self: Any, response: Any, send: Any) -> None:
         body = body_context(response)
         exchange = current_exchange()
+        before = None
         if isinstance(exchange, HttpExchange):
-            exchange.respond(response.streaming, body)
+            exchange.respond(response.streaming)
+            if body is not None:
+                before = _begin(body, exchange)
         try:
             await send_response(self, response, send)
         except GeneratorExit:
@@ -278,10 +269,36 @@ def patch_asgi_handler() -> None:
             if body is not None:
                 await body.aclose()
             raise
-        if body is not None:
-            await body.aclose()
+        else:
+            if body is not None:
+                await body.aclose()
+        finally:
+            if body is not None:
+                _end(body)
+            if before is not None and isinstance(exchange, HttpExchange):
+                # The SDK remembers the error that it has reported in a context variable,
+                # and Django sends in a task of its own.
+                exchange.body = (copy_context(), before)
 
     ASGIHandler.send_response = _send_response
+
+
+def _begin(body: BodyContext, exchange: HttpExchange) -> Context:
+    """:return: what the context was before the body."""
+    now = copy_context()
+    try:
+        body.find(now, exchange.before)
+        body.enter()
+    except Exception:
+        internal_error("internal error; a body may not see what was bound")
+    return now
+
+
+def _end(body: BodyContext) -> None:
+    try:
+        body.leave()
+    except Exception:
+        internal_error("internal error at the end of a body")
 
 
 __name__ = hidden(__name__)

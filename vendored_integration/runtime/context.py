@@ -5,8 +5,9 @@ its own response, a server that closes from another thread in mid-``next()``.
 ``Context.run`` raises :exc:`RuntimeError` then, before it calls anything.
 """
 
-from contextvars import Context, ContextVar
-from typing import Any, Callable, FrozenSet
+import contextlib
+from contextvars import Context, ContextVar, Token
+from typing import Any, Callable, Dict, FrozenSet
 
 import sentry_sdk.integrations.wsgi
 import sentry_sdk.scope
@@ -21,6 +22,13 @@ SENTRY_VARIABLES: "FrozenSet[ContextVar[Any]]" = frozenset(
         sentry_sdk.integrations.wsgi._wsgi_middleware_applied,
     )
 )
+
+#: Of variables that were unset before: only a token can make them so again.
+Tokens = Dict["ContextVar[Any]", "Token[Any]"]
+NO_TOKENS: Tokens = {}
+
+#: No variable is private; see :func:`publish`.
+NOBODY: "FrozenSet[ContextVar[Any]]" = frozenset()
 
 _UNSET: Any = object()
 _probe: "ContextVar[Any]" = ContextVar("vendored_integration_probe")
@@ -68,20 +76,40 @@ def run_in(context: Context, function: "Callable[..., Any]", *args: Any) -> Any:
     return context.copy().run(function, *args)
 
 
-def publish(source: Context, baseline: Context) -> None:
+def publish(
+    source: Context,
+    baseline: Context,
+    tokens: "Tokens",
+    private: "FrozenSet[ContextVar[Any]]" = NOBODY,
+) -> "Tokens":
     """Set here what was changed in another context, as asgiref does between threads.
 
     A variable is set in the running context if its value in ``source`` differs
     from ``baseline`` (what ``source`` was when the two last agreed), and if the
     running context still has the value of ``baseline``: a server that closes a
     response after the next request has begun must not bring back old bindings.
+    A variable that was set here, and has been reset since to what it was at first, unset,
+    is unset here as well: the next request in this thread must not find it.
+
+    :param tokens: what the last call has returned.
+    :param private: variables that are none of the running context's business.
+    :return: of the variables that were unset before.
     """
     for variable, value in source.items():
         before = baseline.get(variable, _UNSET)
-        if before is value or variable in SENTRY_VARIABLES:
+        if before is value or variable in SENTRY_VARIABLES or variable in private:
             continue
         if variable.get(_UNSET) is before:
-            variable.set(value)
+            token = variable.set(value)
+            if before is _UNSET and variable not in tokens:
+                tokens = {**tokens, variable: token}
+    for variable in [*tokens]:
+        if variable not in source and variable.get(_UNSET) is baseline.get(variable, _UNSET):
+            token = tokens[variable]
+            tokens = {other: tokens[other] for other in tokens if other is not variable}
+            with contextlib.suppress(ValueError):  # in another thread than before
+                variable.reset(token)
+    return tokens
 
 
 __name__ = hidden(__name__)

@@ -10,10 +10,10 @@ import threading
 import time
 from contextvars import Context, ContextVar, copy_context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Dict, Optional
+from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from . import sdk
-from .context import publish
+from .context import NO_TOKENS, publish
 from .counters import counters
 from .frames import hidden
 from .hang_up import is_hang_up
@@ -24,9 +24,6 @@ from .registry import registry
 from .scheduler import scheduler
 from .shutdown import SHUT_DOWN, flush
 from .sigterm import watch
-
-if TYPE_CHECKING:
-    from .body import BodyContext
 
 Message = Dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -299,8 +296,10 @@ class HttpExchange(Exchange):
         # Whether the response makes its chunks as it goes along; None: the first
         # message of the body will tell.
         self._streaming: "Optional[bool]" = None
-        self._body: "Optional[BodyContext]" = None
-        self._body_before: "Optional[Context]" = None
+        #: The context when the request began.
+        self.before = copy_context()
+        #: The one that a body was sent in, after that and before.
+        self.body: "Optional[Tuple[Context, Context]]" = None
         # Whether all that was to be sent has been sent.
         self._complete = False
         self._content_length: "Optional[int]" = None
@@ -409,27 +408,19 @@ class HttpExchange(Exchange):
 
     # -- the body ------------------------------------------------------------------
 
-    def respond(self, streaming: bool, body: "Optional[BodyContext]") -> None:
+    def respond(self, streaming: bool) -> None:
         """Django begins to send a response."""
         self._streaming = streaming
-        self._body = body
-
-    def body_begins(self, body: "BodyContext") -> None:
-        """A streaming body is iterated, in the context that it was created in."""
-        if body is self._body:  # and not one that the application reads itself
-            sdk.share_scopes(copy_context(), body.context)
-            self._body_before = body.context.copy()
 
     # -- endings -------------------------------------------------------------------
 
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
         record, self._record = self._record, None
-        body, self._body = self._body, None
-        before, self._body_before = self._body_before, None
-        if failed and body is not None and before is not None:
+        body, self.body = self.body, None
+        if failed and body is not None:
             # The body may have reported the error itself: the SDK's memory of that
             # is a context variable, and Django iterates in a task of its own.
-            publish(body.context, before)
+            publish(*body, NO_TOKENS)
         if isinstance(error, GeneratorExit):
             outcome = "abandoned"
         elif failed and not _in_background(error):

@@ -11,7 +11,7 @@ from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import sdk
 from .body import body_context
-from .context import publish
+from .context import NO_TOKENS, Tokens, publish
 from .counters import counters
 from .frames import hidden
 from .log import internal_error
@@ -56,7 +56,7 @@ def close_aware(
             else:
                 raise
         finally:
-            publish(context, before)
+            tokens = publish(context, before, NO_TOKENS)
         if raised is not None:
             try:
                 raise raised
@@ -64,7 +64,8 @@ def close_aware(
                 del raised  # its traceback holds this frame
         if not middleware.app_called:
             return _call_isolated(self, environ, start_response)
-        return request.respond(self, suspended, context, response)
+        request.before, request.tokens = before, tokens
+        return request.respond(self, suspended, context, response, middleware.root)
 
     return __call__
 
@@ -72,11 +73,13 @@ def close_aware(
 class _Middleware:
     """Upstream's middleware, to its own code; notices when that calls the application."""
 
-    __slots__ = ("_middleware", "app_called")
+    __slots__ = ("_middleware", "app_called", "root")
 
     def __init__(self, middleware: Any) -> None:
         self._middleware = middleware
         self.app_called = False
+        #: The request's root span. The application may have another one when it returns.
+        self.root: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._middleware, name)
@@ -85,6 +88,10 @@ class _Middleware:
     def app(self) -> Any:
         """The application, which is called as soon as it is asked for."""
         self.app_called = True
+        try:
+            self.root = sdk.root_span()
+        except Exception:
+            internal_error("internal error; this request is traced as in stock")
         return self._middleware.app
 
 
@@ -114,7 +121,10 @@ _call_isolated = close_aware(_isolated)
 class _Request:
     """What has to be known of a request before the application is called."""
 
-    __slots__ = ("started", "measured_from", "head", "file_wrapper", "start_response")
+    __slots__ = (
+        *("started", "measured_from", "head", "file_wrapper", "start_response"),
+        *("before", "tokens"),
+    )
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         counters.wsgi = True
@@ -132,6 +142,9 @@ class _Request:
         self.head = type(method) is str and method == "HEAD"
         self.file_wrapper = environ.get("wsgi.file_wrapper")
         self.start_response = StartResponse(start_response)
+        #: The server's context, before the application was called; see :func:`publish`.
+        self.before: Context
+        self.tokens: Tokens
 
     def respond(
         self,
@@ -139,6 +152,7 @@ class _Request:
         suspended: "Generator[Any, Any, Any]",
         context: Context,
         response: Any,
+        root: Any,
     ) -> Any:
         """Return what the server gets, while upstream's middleware stays suspended.
 
@@ -153,14 +167,19 @@ class _Request:
             if options is None:
                 options = sdk.options_of_integration()
             streaming = is_streaming(response)
+            body = body_context(response)
+            if body is not None:
+                body.find(context, self.before)
             record = SuspendedRecord(
                 suspended,
                 context,
+                root,
                 self.measured_from,
                 self.head,
                 self.start_response,
                 streaming,
-                body_context(response),
+                body,
+                self.tokens,
             )
             if issubclass(type(response), (bytes, str)):
                 # Servers treat these by their type; there is nothing to wait for.

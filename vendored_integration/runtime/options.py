@@ -1,8 +1,9 @@
 """The options that this project adds to the stock integration, checked."""
 
-import math
 from typing import NamedTuple, Optional
 
+#: The longest ``response_timeout``, in seconds: 31 years.
+LONGEST = 10**9
 #: Accepted values of ``finish_on``.
 FINISH_ON = ("close", "return")
 #: Accepted values of ``on_timeout``.
@@ -43,9 +44,9 @@ class Options(NamedTuple):
                 raise TypeError(
                     f"response_timeout must be a number of seconds or None, got {timeout!r}"
                 )
-            if not (timeout > 0 and math.isfinite(timeout)):
+            if not 0 < timeout <= LONGEST:
                 raise ValueError(
-                    "response_timeout must be a finite number of seconds above 0 "
+                    f"response_timeout must be a number of seconds above 0 and up to {LONGEST} "
                     f"(or None for no timeout), got {timeout!r}"
                 )
         limit = self.max_open_responses

@@ -23,6 +23,7 @@ from sentry_sdk.tracing import Span, Transaction, _SpanRecorder
 
 from .counters import counters
 from .frames import hidden
+from .resources import ending_early
 
 #: Dictionaries of a root span (of either lifecycle) that go on being changed.
 _OWN = ("_data", "_tags", "_contexts", "_measurements", "_flags", "_attributes")
@@ -191,6 +192,7 @@ def send(double: Any, context: Context) -> None:
 
 
 def _finish(double: Any) -> None:
+    ending_early.set(True)
     if not isinstance(double, Transaction):
         double.end()
         return

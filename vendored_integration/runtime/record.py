@@ -28,6 +28,7 @@ from .frames import hidden
 from .log import internal_error, logger
 from .options import DEFAULT_OPTIONS, Options
 from .registry import registry
+from .resources import close_at_once, connections_as_before
 from .scheduler import Entry, scheduler
 
 #: Protects ``_over``, ``_unsent``, ``_parts``, ``_sending_due`` and ``_suspended`` of
@@ -36,6 +37,9 @@ from .scheduler import Entry, scheduler
 #: Reentrant, because the garbage collector may run in there, and finalize a generator
 #: that closes another response.
 lock = threading.RLock()
+
+#: Seconds that a response which is there as a whole has for being sent, at least.
+_TO_BE_CLOSED = 10.0
 
 #: Milliseconds in a second.
 _MS = 1e3
@@ -142,7 +146,11 @@ class Record(Entry):
                 timeout = None  # nothing is kept until the end, and nothing lost
         evicted = registry.add(self, options.max_open_responses)
         if timeout is not None:
-            self._schedule(started + timeout)
+            deadline = started + timeout
+            if not self.streaming:
+                # One that took longer has only to be closed, which it is in a moment.
+                deadline = max(deadline, scheduler.now() + min(timeout, _TO_BE_CLOSED))
+            self._schedule(deadline)
         if evicted is not None:
             evicted.evict()
             scheduler.poll()  # at once, also where no thread runs
@@ -234,7 +242,8 @@ class Record(Entry):
         try:
             self._annotate(double, outcome, part)
         finally:
-            parts.send(double, self._snapshot)
+            with connections_as_before(close_at_once):
+                parts.send(double, self._snapshot)
 
     # -- parts -----------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class _ScopedResponse:
         # from beginning to end there.
         started = perf_counter()
         try:
-            iterator = run_in(record.step_context, iter, self._response)
+            iterator = record.iterate(self._response)
         except BaseException as error:
             _fail(record, error)
             raise
@@ -92,7 +92,7 @@ class _ScopedResponse:
             if sys.getrefcount(self) <= _REFERENCES_AT_THE_END:
                 # If it was the last to hold the body, that is cleaned up now: in its own
                 # context, and not in that of a request which happens to be running.
-                run_in(record.step_context, delattr, self, "_response")
+                run_in(record.context, delattr, self, "_response")
         except Exception:
             internal_error("internal error while a response is collected")
 
@@ -101,7 +101,7 @@ def _plain_steps(
     owner: _ScopedResponse, record: SuspendedRecord, iterator: "Iterator[Any]"
 ) -> "Iterator[Any]":
     """Iterate a response whose body is there already: nothing of it is measured."""
-    context = record.step_context
+    context = record.context
     while True:
         try:
             chunk = run_in(context, next, iterator)
@@ -130,7 +130,7 @@ def _steps(
     The loops are the hot path, all that a chunk costs. The sums are local variables, and
     are written down at each chunk: a deadline may want to know them.
     """
-    run, clock = record.step_context.run, perf_counter
+    run, clock = record.context.run, perf_counter
     produce_time, send_time = measured.produce_time, measured.send_time
     quick = True
     ended = clock()
@@ -145,7 +145,7 @@ def _steps(
                     chunk = run(next, iterator)
                 except StopIteration:
                     measured.produce_time = produce_time + clock() - started
-                    record.exhausted = True
+                    _exhaust(record)
                     return
                 except BaseException as error:
                     if not entry_refused(error):
@@ -154,9 +154,9 @@ def _steps(
                         raise
                     try:
                         # Somebody else is in the context of the steps.
-                        chunk = run_in(record.step_context, next, iterator)
+                        chunk = run_in(record.context, next, iterator)
                     except StopIteration:
-                        record.exhausted = True
+                        _exhaust(record)
                         return
                     except BaseException as error:
                         _fail(record, error)
@@ -188,7 +188,7 @@ def _steps(
                         spent = clock() - ended
                         measured.produce_time = produce_time + spent * share
                         measured.send_time = send_time + spent - spent * share
-                        record.exhausted = True
+                        _exhaust(record)
                         return
                     except BaseException as error:
                         if not entry_refused(error):
@@ -212,7 +212,7 @@ def _steps(
         # As in __del__: this may be the last to hold it.
         last = [iterator]
         del iterator
-        run_in(record.step_context, last.clear)
+        run_in(record.context, last.clear)
 
 
 class _SizedScopedResponse(_ScopedResponse):
@@ -263,6 +263,10 @@ def _nothing() -> None:
 def _close_with(record: SuspendedRecord, close: "Callable[..., Any]", *args: Any) -> None:
     """Close the application's response first, and end its transaction then."""
     try:
+        record.leave_body()
+    except Exception:
+        internal_error("internal error while finishing a response")
+    try:
         record.run(close, *args)
     except BaseException as error:
         _fail(record, error)
@@ -281,6 +285,14 @@ def _fail(record: SuspendedRecord, error: BaseException) -> None:
         internal_error("internal error while reporting an error")
 
 
+def _exhaust(record: SuspendedRecord) -> None:
+    """A streaming body has come to its end."""
+    try:
+        record.exhaust()
+    except Exception:
+        internal_error("internal error at the end of a body")
+
+
 def _dropped(owner: "Union[_ScopedResponse, _CloseHook]") -> None:
     """A response is being collected. Without a close(), nobody will end it any more.
 
@@ -297,24 +309,36 @@ _NO_ATTRIBUTE = "vendored_integration asks for this"
 
 
 def is_file_response(response: Any, file_wrapper: Any) -> bool:
-    """Whether the server wants this very object back.
+    """Whether the server wants this very object back, to send a file by itself.
 
     :param file_wrapper: ``environ["wsgi.file_wrapper"]``, or ``None``.
 
     gunicorn, waitress and wsgiref test for their own class. uWSGI's wrapper is a
-    function that returns the file itself, and compares identities.
+    function that returns the file itself, and compares identities. What has a ``read()``
+    and no file of the system below it (a download from elsewhere, a generated one) is the
+    application's code, which the server iterates as any other response.
     """
     if file_wrapper is None:
         return False
     try:
         if isinstance(file_wrapper, type):
-            return isinstance(response, file_wrapper)
+            return isinstance(response, file_wrapper) and _has_file(response)
         if getattr(response, "fileno", None) is None:
             return False
         # What answers to every name (a mock, a remote proxy) says nothing by it.
         return hasattr(type(response), "fileno") or not hasattr(response, _NO_ATTRIBUTE)
     except Exception:
         return False  # an object that cannot be asked
+
+
+def _has_file(wrapper: Any) -> bool:
+    """Whether a server's wrapper has a file of the system; gunicorn asks for it likewise."""
+    # gunicorn's and wsgiref's; Werkzeug's and waitress's. Any other is the server's secret.
+    for name in "filelike", "file":
+        file = getattr(wrapper, name, None)
+        if file is not None:
+            return type(file.fileno()) is int
+    return True
 
 
 def is_streaming(response: Any) -> bool:
@@ -331,7 +355,8 @@ def is_streaming(response: Any) -> bool:
 
 def close_aware_response(response: Any, record: SuspendedRecord, file_wrapper: Any) -> Any:
     """Return what to hand to the server for an application's response."""
-    if is_file_response(response, file_wrapper):
+    # (in the request's context: a file may have to be fetched first)
+    if file_wrapper is not None and record.run(is_file_response, response, file_wrapper):
         try:
             _CloseHook(response, record)
         except Exception:

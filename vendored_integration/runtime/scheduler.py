@@ -247,7 +247,9 @@ class Scheduler:
                 if next_tick == _NEVER:
                     wake.wait()
                 else:
-                    wake.wait(max(0.0, next_tick / TICKS_PER_SECOND - self._clock()))
+                    left = next_tick / TICKS_PER_SECOND - self._clock()
+                    # (there is a longest time to wait, which depends on the machine)
+                    wake.wait(min(max(0.0, left), 86_400.0))
                 # Cleared before the wheel is looked at: a deadline that is added
                 # meanwhile sets it again.
                 wake.clear()

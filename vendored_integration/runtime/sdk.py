@@ -8,7 +8,6 @@ In the static lifecycle the root of a request is a ``Transaction``: ``set_data``
 import contextlib
 import functools
 import inspect
-from contextvars import Context
 from typing import Any, Callable, Dict, Iterator, Optional
 
 import sentry_sdk
@@ -166,24 +165,6 @@ def restore_scopes(scopes: "tuple[Any, Any]") -> None:
     isolation_scope, current_scope = scopes
     sentry_sdk.scope._isolation_scope.set(isolation_scope)
     sentry_sdk.scope._current_scope.set(current_scope)
-
-
-def share_scopes(source: Context, target: Context) -> None:
-    """Give a context the request's scopes, unless it descends from the request.
-
-    A response that was created elsewhere (in a bare thread, at import) was
-    created without them. One that was created in the request may have its own
-    forks of them, which it keeps.
-    """
-    root = source.run(root_span)
-    if root is not None:
-        if target.run(root_span) is root:
-            return
-    else:
-        variable = sentry_sdk.scope._isolation_scope
-        if target.get(variable) is source.get(variable):
-            return
-    target.run(restore_scopes, source.run(scope_variables))
 
 
 @contextlib.contextmanager

@@ -6,14 +6,18 @@ it, and is killed with what is left: no exit handler runs. So what is still open
 transaction finished and sent; the responses go on.
 
 The handler that is there is called as before, with the same arguments, whatever it
-returns or raises: ours only takes notice on the way. Where there is none, the signal ends
-the process at once, and nothing is changed.
+returns or raises: ours only takes notice on the way. What the operating system knows of it
+stays as it was: whether a system call goes on after the signal, and a handler that is not
+Python's (faulthandler's) in front of it. Where there is none, the signal ends the process at
+once, and nothing is changed.
 """
 
+import contextlib
 import os
 import signal
+from _signal import getsignal  # type: ignore[import-not-found]  # quicker than signal's
 from types import FrameType
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import sentry_sdk
 
@@ -23,8 +27,8 @@ from .log import internal_error
 from .registry import registry
 from .scheduler import Entry, scheduler
 
-# Whether nothing is left to be done in this process; or for the main thread alone.
-_watched = False
+# Whether this cannot be done in this process; or by the main thread alone.
+_given_up = False
 _main_thread_asked = False
 #: What the main thread has been asked to call. Never let go: another thread may have asked
 #: at the same time, and a fork takes the request along.
@@ -37,21 +41,43 @@ def watch() -> None:
     To be called often: a server sets its handler before it imports the application, or
     after it, or when it has forked.
     """
-    global _watched
-    if _watched:
+    global _given_up
+    if _given_up:
         return
     try:
-        handler = signal.getsignal(signal.SIGTERM)
-        if not callable(handler):
-            return  # none (yet), or not one of Python
-        if not isinstance(handler, _Notice):
+        handler = getsignal(signal.SIGTERM)
+        if not callable(handler) or type(handler) is _Notice:
+            return  # none (yet), or not one of Python; or noticed
+        with _system_handler_kept():
             signal.signal(signal.SIGTERM, _Notice(handler))
-        _watched = True
     except ValueError:
         _ask_main_thread()  # nobody else can change a handler
     except Exception:
-        _watched = True
+        _given_up = True
         internal_error("internal error; SIGTERM is not noticed")
+
+
+#: More than any system's ``struct sigaction``, in bytes.
+_SIGACTION = 1024
+
+
+@contextlib.contextmanager
+def _system_handler_kept() -> "Iterator[None]":
+    """Put the system's handler of SIGTERM back as it was, with its flags.
+
+    ``signal.signal`` sets Python's own, without those of ``signal.siginterrupt``.
+    """
+    try:
+        import ctypes
+
+        sigaction = ctypes.CDLL(None).sigaction
+        kept = ctypes.create_string_buffer(_SIGACTION)
+        known = sigaction(signal.SIGTERM, None, kept) == 0
+    except Exception:
+        known = False  # no ctypes, or another system
+    yield
+    if known:
+        sigaction(signal.SIGTERM, kept, None)
 
 
 def _ask_main_thread() -> None:
@@ -75,6 +101,8 @@ def _ask_main_thread() -> None:
 
 
 def _pending_call(_: Any) -> int:
+    global _main_thread_asked
+    _main_thread_asked = False
     watch()
     return 0
 
@@ -108,8 +136,8 @@ def _last_call() -> None:
 
 def _after_fork_in_child() -> None:
     # A pre-forking server sets other handlers in its workers.
-    global _watched, _main_thread_asked
-    _watched, _main_thread_asked = False, False
+    global _main_thread_asked
+    _main_thread_asked = False
 
 
 if hasattr(os, "register_at_fork"):

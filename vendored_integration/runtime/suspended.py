@@ -4,19 +4,23 @@ A record never refers to the response that the server holds, so that the garbage
 collector can tell when the server has dropped that.
 """
 
+import contextlib
 import weakref
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Callable, Generator, List, Optional
+from typing import Any, Callable, ContextManager, Generator, Iterator, List, Optional
 
 from . import record as records
 from . import sdk
 from .body import BodyContext
-from .context import publish, run_in
+from .context import NOBODY, Tokens, publish, run_in
 from .frames import hidden
 from .log import internal_error
 from .record import Measured, Record
 from .registry import registry
+from .resources import close_at_once, close_if_old, connections_as_before
+
+_NOTHING_TO_DO: "ContextManager[None]" = contextlib.nullcontext()
 
 
 class StartResponse:
@@ -65,8 +69,9 @@ class SuspendedRecord(Record):
 
     __slots__ = (
         "_suspended",
-        "_context",
+        "context",
         "_published",
+        "_tokens",
         "_head",
         "_start_response",
         "body",
@@ -77,22 +82,23 @@ class SuspendedRecord(Record):
         self,
         suspended: "Generator[Any, Any, Any]",
         context: Context,
+        root: Any,
         started: float,
         head: bool,
         start_response: StartResponse,
         streaming: bool,
         body: "Optional[BodyContext]",
+        tokens: Tokens,
     ) -> None:
-        super().__init__(context.copy(), context.run(sdk.root_span), started, streaming)
-        self._context = context
+        super().__init__(context.copy(), root, started, streaming)
+        #: The request's, which belongs to it alone.
+        self.context = context
         self._suspended: "Optional[Generator[Any, Any, Any]]" = suspended
         self._published = self._snapshot
+        self._tokens = tokens
         self._head = head
         self._start_response = start_response
         self.body = body
-        if body is not None:
-            sdk.share_scopes(context, body.context)
-            body.begin()
         self.exhausted = False
 
     @property
@@ -115,21 +121,36 @@ class SuspendedRecord(Record):
 
     # -- the contexts ----------------------------------------------------------
 
-    @property
-    def step_context(self) -> Context:
-        """The context that the steps of the body run in."""
-        return self._context if self.body is None else self.body.context
-
     def run(self, function: Any, *args: Any) -> Any:
-        """Run something of the response other than its body's steps: its ``close()``."""
-        return run_in(self._context, function, *args)
+        """Run something of the response in its context."""
+        return run_in(self.context, function, *args)
+
+    def iterate(self, response: Any) -> "Iterator[Any]":
+        """Begin to iterate the body."""
+        if self.body is not None:
+            try:
+                self.run(self.body.enter)
+            except Exception:
+                internal_error("internal error; a body may not see what was bound")
+        iterator: "Iterator[Any]" = self.run(iter, response)
+        return iterator
+
+    def exhaust(self) -> None:
+        """The body has been iterated to its end."""
+        self.exhausted = True
+        self.leave_body()
+        self._publish()
+
+    def leave_body(self) -> None:
+        """The body is not iterated any more: what was bound for it alone is let go."""
+        if self.body is not None:
+            self.run(self.body.leave)
 
     def _publish(self) -> None:
         """Let the server's context see what the application has set since."""
-        if self.body is not None:
-            run_in(self._context, self.body.publish)
-        publish(self._context, self._published)
-        self._published = self._context.copy()
+        private = NOBODY if self.body is None else self.body.in_force
+        self._tokens = publish(self.context, self._published, self._tokens, private)
+        self._published = self.context.copy()
 
     # -- endings -----------------------------------------------------------------
 
@@ -140,10 +161,12 @@ class SuspendedRecord(Record):
 
     def close(self) -> None:
         """The server has closed the response, and the response's own close() has run."""
-        try:
-            self.end("completed" if self._is_complete() else "cancelled")
-        finally:
-            self._resume(None)
+        sent = self._span is not None and self._span.sampled is not False
+        with connections_as_before(close_if_old) if sent else _NOTHING_TO_DO:
+            try:
+                self.end("completed" if self._is_complete() else "cancelled")
+            finally:
+                self._resume(None)
         self._publish()
 
     def fail(self, error: BaseException) -> None:
@@ -153,23 +176,21 @@ class SuspendedRecord(Record):
         left as it was: that is what the server goes on to see.
         """
         traceback: "Optional[TracebackType]" = error.__traceback__
-        if self.body is not None:
-            # The body may have reported the error itself: the SDK's memory of
-            # that is a context variable, too.
-            run_in(self._context, self.body.publish)
+        self.leave_body()
         if self.end("failed"):
             self._resume(error)
         else:
-            run_in(self._context, sdk.capture_exception, self._span)
+            run_in(self.context, sdk.capture_exception, self._span)
         error.__traceback__ = traceback
         self._publish()
 
     def abandon(self) -> None:
         """Nobody will close the response: it was dropped, or the process ends."""
-        try:
-            self.end("abandoned")
-        finally:
-            self._resume(None)
+        with connections_as_before(close_at_once):
+            try:
+                self.end("abandoned")
+            finally:
+                self._resume(None)
 
     def _resume(self, error: "Optional[BaseException]") -> None:
         if self._process != registry.process:
@@ -178,7 +199,7 @@ class SuspendedRecord(Record):
             suspended, self._suspended = self._suspended, None
         if suspended is None:
             return
-        run_in(self._context, resume, suspended, error)
+        run_in(self.context, resume, suspended, error)
         self.log_late_spans()
 
     # -- what is told about the response -----------------------------------------
