@@ -529,3 +529,100 @@ def test_plain_application_keeps_its_context(init):
         return variable.get()
 
     assert asyncio.run(main()) == "by the application"
+
+
+# -- as without us ---------------------------------------------------------------------
+
+
+def test_body_resets_a_token_of_the_view(sentry):
+    """It was "created in a different Context" there, and the stream failed."""
+
+    async def body(token):
+        yield request_id.get().encode()
+        request_id.reset(token)
+        yield request_id.get("-").encode()
+
+    async def view(request):
+        return StreamingHttpResponse(body(request_id.set("alice")))
+
+    connection = asyncio.run(read(serve_asgi(view)))
+    assert connection.error is None
+    assert connection.chunks == [b"alice", b"-"]
+    assert sentry.root().outcome == "completed"
+
+
+def test_heartbeat(sentry, caplog):
+    """A wrapper that waits for the next part in a task, and cancels it: nothing is wrong."""
+
+    async def body():
+        for _ in range(100):
+            yield b"event"
+            await asyncio.sleep(0.01)
+
+    async def heartbeat(parts):
+        task = asyncio.ensure_future(parts.__anext__())
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=0.001)
+                if done:
+                    yield task.result()
+                    task = asyncio.ensure_future(parts.__anext__())
+                else:
+                    yield b":"
+        finally:
+            task.cancel()
+
+    async def view(request):
+        response = StreamingHttpResponse(body())
+        response.streaming_content = heartbeat(response.streaming_content)
+        return response
+
+    async def main():
+        connection = Connection(serve_asgi(view))
+        await connection.sent(4)
+        connection.hang_up("error")
+        await connection.end()
+
+    asyncio.run(main())
+    assert sentry.root().outcome == "cancelled"
+    assert not sentry.errors()
+    assert not caplog.records
+
+
+def test_source_that_somebody_goes_on_to_read(sentry):
+    """A middleware that fills a cache though the client has gone: it is not cut short."""
+    cached = []
+
+    async def body():
+        for number in range(10):
+            yield b"%d" % number
+
+    async def fill(parts, queue):
+        async for part in parts:
+            cached.append(part)
+            await queue.put(part)
+            await asyncio.sleep(0)
+
+    async def relay(queue):
+        while True:
+            yield await queue.get()
+
+    tasks = []
+
+    async def view(request):
+        response = StreamingHttpResponse(body())
+        queue = asyncio.Queue()
+        tasks.append(asyncio.ensure_future(fill(response.streaming_content, queue)))
+        response.streaming_content = relay(queue)
+        return response
+
+    async def main():
+        connection = Connection(serve_asgi(view))
+        await connection.sent(3)
+        connection.hang_up("error")
+        await connection.end()
+        await tasks[0]
+
+    asyncio.run(main())
+    assert len(cached) == 10
+    assert sentry.root().outcome == "cancelled"

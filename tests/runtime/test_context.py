@@ -383,3 +383,158 @@ def test_plain_response_sees_and_sets_as_before(init):
         assert request_id.get() == "view"
 
     contextvars.Context().run(run)
+
+
+# -- as without us ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["close", "body"])
+def test_variable_that_is_reset_is_unset_for_the_next_request(init, where):
+    """The user of one request was that of the next one in this thread."""
+    init()
+    seen = []
+
+    class Response:
+        def __iter__(self):
+            yield b"a"
+            if where == "body":
+                request_id.reset(self.token)
+
+        def close(self):
+            if where == "close":
+                request_id.reset(self.token)
+
+    def app(environ, start_response):
+        seen.append(request_id.get("-"))
+        response = Response()
+        response.token = request_id.set("alice")
+        start_response("200 OK", [])
+        return response
+
+    application = SentryWsgiMiddleware(app)
+    for _ in range(2):
+        first = Exchange(application)
+        assert request_id.get("-") == "alice"  # as without us, until it is reset
+        first.read()
+        assert request_id.get("-") == "-"
+    assert seen == ["-", "-"]
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read", "hung up on"])
+def test_body_resets_a_token_of_the_view(sentry, read):
+    """It was "created in a different Context" there, and the stream failed."""
+
+    def view(request):
+        return StreamingHttpResponse(body(request_id.set("alice")))
+
+    def body(token):
+        try:
+            yield request_id.get().encode()
+            yield request_id.get().encode()
+        finally:
+            request_id.reset(token)
+
+    exchange = Exchange(serve(view))
+    if read:
+        assert exchange.read() == b"alicealice"
+    else:
+        next(iter(exchange.response))
+        exchange.close()
+    assert request_id.get("-") == "-"
+    assert sentry.root().outcome == ("completed" if read else "cancelled")
+    assert not sentry.errors()
+
+
+def test_close_sees_what_the_body_has_set(init):
+    """Django closes caches in there, which it finds in a context variable."""
+    init()
+    own = contextvars.ContextVar("own", default="-")
+    seen = []
+
+    def body():
+        yield b"a"
+        own.set("of the body")
+
+    def finished(**kwargs):
+        seen.append(own.get())
+
+    request_finished.connect(finished)
+    try:
+        exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
+        assert b"".join(exchange.response) == b"a"
+        assert own.get() == "of the body"  # an outer middleware's, before close()
+        exchange.close()
+    finally:
+        request_finished.disconnect(finished)
+    assert seen == ["of the body"]
+
+
+def test_what_is_bound_later_is_seen(init):
+    """By a middleware outside of the view, say."""
+    init()
+    outer = contextvars.ContextVar("outer", default="-")
+    inner = contextvars.ContextVar("inner", default="-")
+
+    def body():
+        yield f"{outer.get()} {inner.get()}".encode()
+
+    def view(request):
+        outer.set("before")
+        response = StreamingHttpResponse(body())
+        inner.set("later")
+        outer.set("later")
+        return response
+
+    assert Exchange(serve(view)).read() == b"later later"
+
+
+def test_closer_where_the_body_was_not_iterated_by_us(init):
+    """Django's test client, a command, another middleware in between: as it is without us."""
+    init()
+    failures = []
+
+    def body():
+        token = request_id.set("of the body")
+        try:
+            yield b"a"
+        finally:
+            try:
+                request_id.reset(token)
+            except ValueError as error:
+                failures.append(error)
+
+    with bound_contextvars(id="A"):
+        response = StreamingHttpResponse(body())
+    assert next(iter(response)) == b"a"
+    response.close()
+    assert not failures
+    assert request_id.get("-") == "-"
+
+
+def test_bindings_of_the_body_end_with_it(init):
+    """What was set again for the body is nobody else's, and the body may change it."""
+    init()
+    seen = []
+
+    def body():
+        try:
+            yield report()
+            request_id.set("B")
+            yield report()
+        finally:
+            seen.append(report())
+
+    def finished(**kwargs):
+        seen.append(report())
+
+    request_finished.connect(finished)
+    try:
+        exchange = Exchange(serve(binding_view("A", body)))
+        steps = iter(exchange.response)
+        assert [next(steps), next(steps)] == [b"A A A;", b"A B A;"]
+        assert report() == b"- - -;"
+        exchange.close()
+    finally:
+        request_finished.disconnect(finished)
+    assert seen == [b"A B A;", b"- - -;"]
+    assert report() == b"- - -;"

@@ -15,6 +15,7 @@ MAKERS = [DjangoIntegration, lambda **options: SentryWsgiMiddleware(print, **opt
     [
         {},
         {"response_timeout": None},
+        {"response_timeout": 1e9},
         {"response_timeout": 0.5, "max_open_responses": 1, "finish_on": "return"},
     ],
 )
@@ -31,6 +32,8 @@ def test_accepted(make, options):
         ({"response_timeout": -1}, ValueError, "response_timeout"),
         ({"response_timeout": float("nan")}, ValueError, "response_timeout"),
         ({"response_timeout": float("inf")}, ValueError, "response_timeout"),
+        ({"response_timeout": 1e10}, ValueError, "response_timeout.*up to 1000000000"),
+        ({"response_timeout": 10**400}, ValueError, "response_timeout"),
         ({"response_timeout": "300"}, TypeError, "'300'"),
         ({"response_timeout": True}, TypeError, "True"),
         ({"max_open_responses": 0}, ValueError, "max_open_responses"),

@@ -378,6 +378,43 @@ def test_file_response_without_file_wrapper(sentry, tmp_path):
     assert root.data["http.response.body.size"] == 10_000
 
 
+def test_transaction_of_the_view_is_left_alone(init):
+    """One that is open when the view returns is neither the request's nor ended with it."""
+    sentry = init()
+
+    def view(request):
+        mine = sentry_sdk.start_transaction(op="export", name="export")
+        mine.__enter__()
+        return StreamingHttpResponse(body(mine))
+
+    def body(mine):
+        yield b"a"
+        mine.__exit__(None, None, None)
+        yield b"b"
+
+    exchange = Exchange(serve(view), "/path")
+    steps = iter(exchange.response)
+    assert next(steps) == b"a"
+    exchange.close()
+    root = sentry.root()
+    assert (root.op, root.outcome) == ("http.server", "cancelled")
+
+
+def test_plain_response_of_a_slow_view(init, lifecycle):
+    """Its deadline had passed when it was made, and ended it before its close() had run."""
+    timeout = 1.0
+    sentry = init(lifecycle, integration=DjangoIntegration(response_timeout=timeout))
+
+    def view(request):
+        time.sleep(timeout)  # a slow view
+        return HttpResponse(b"a")
+
+    exchange = Exchange(serve(view))
+    assert not sentry.roots()
+    assert exchange.read() == b"a"
+    assert "django.core.cache.close_caches" in sentry.root().names()
+
+
 def test_unsampled(init, lifecycle):
     """Nothing is sent for a transaction that is not sampled, and nothing breaks."""
     sentry = init(lifecycle, traces_sample_rate=0)

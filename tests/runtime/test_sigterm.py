@@ -159,3 +159,49 @@ def test_noticed_where_the_main_thread_runs_no_requests():
         """
     )
     assert lines == ["abandoned 1"]
+
+
+def test_what_the_system_knows_of_the_handler_is_kept():
+    """gunicorn and asyncio have system calls go on after the signal."""
+    lines = run(
+        HANDLE
+        + """
+signal.siginterrupt(signal.SIGTERM, False)
+sentry = init()
+Exchange(app).read()
+import ctypes, threading, time
+print(type(signal.getsignal(signal.SIGTERM)).__name__)
+libc = ctypes.CDLL(None, use_errno=True)
+reader, writer = os.pipe()
+# The signal comes while this thread waits in the system, or before: then it says nothing.
+def interrupt():
+    for _ in range(20):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    os.write(writer, b"x")
+threading.Thread(target=interrupt).start()
+print(libc.read(reader, ctypes.create_string_buffer(1), 1))
+"""
+    )
+    assert lines == ["_Notice", "1"]
+
+
+def test_a_later_handler_is_noticed_as_well():
+    """Set when requests had been served already: by a server that loads applications lazily."""
+    lines = run(
+        HANDLE
+        + """
+sentry = init(shutdown_timeout=0.2)
+Exchange(app).read()
+sentry.clear()
+signal.signal(signal.SIGTERM, lambda *args: seen.append("the second"))
+Exchange(app).read()
+sentry.wait_for(sentry.roots)
+sentry.clear()
+exchange = Exchange(app)
+os.kill(os.getpid(), signal.SIGTERM)
+print(sentry.root().outcome, seen)
+exchange.close()
+"""
+    )
+    assert lines == ["abandoned ['the second']"]

@@ -5,7 +5,7 @@ from wsgiref.util import FileWrapper
 
 import pytest
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
-from harness import Exchange
+from harness import Exchange, start_span
 from views import serve
 
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -327,6 +327,51 @@ def test_file_wrapper_is_the_server_s_own(sentry, tmp_path):
     assert root.outcome == "completed"
     assert root.data["http.response.body.size"] == 1000
     assert "django.core.cache.close_caches" in root.names()
+
+
+class Download:
+    """What has a read() and is no file of the system: from a storage elsewhere, generated."""
+
+    def __init__(self, error=None):
+        self.chunks = [b"a", b"b", b""]
+        self.error = error
+        self.closed = False
+
+    def read(self, size=-1):
+        if self.error is not None and len(self.chunks) == 2:
+            raise self.error
+        with start_span("read"):
+            return self.chunks.pop(0)
+
+    def close(self):
+        self.closed = True
+
+
+def test_file_that_only_the_application_can_read(sentry):
+    """It is read within its request, whatever wrapper it is in."""
+    download = Download()
+    exchange = Exchange(
+        serve(lambda request: FileResponse(download)), **{"wsgi.file_wrapper": FileWrapper}
+    )
+    assert exchange.read() == b"ab"
+    assert download.closed
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert root.names().count("read") == 3
+
+
+def test_file_that_fails_to_be_read(sentry):
+    """It was `completed`, and the error an event of the server's log, in another trace."""
+    exchange = Exchange(
+        serve(lambda request: FileResponse(Download(OSError("it has gone")))),
+        **{"wsgi.file_wrapper": FileWrapper},
+    )
+    with pytest.raises(OSError, match="it has gone"):
+        exchange.read()
+    root = sentry.root()
+    assert root.outcome == "failed"
+    (event,) = sentry.errors()
+    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
 
 
 def test_file_itself_where_the_wrapper_is_a_function(sentry, tmp_path):

@@ -131,6 +131,8 @@ def test_accepted(bounds):
         ({"timeout": -1.0}, ValueError, "timeout"),
         ({"timeout": float("inf")}, ValueError, "timeout.*inf"),
         ({"timeout": float("nan")}, ValueError, "timeout.*nan"),
+        ({"timeout": 1e10}, ValueError, "timeout.*up to 1000000"),
+        ({"timeout": 10**400}, ValueError, "timeout"),
         ({"timeout": "5"}, TypeError, "timeout must be seconds, a urllib3.Timeout or None.*'5'"),
         ({"timeout": True}, TypeError, "timeout.*True"),
         ({"retries": -1}, ValueError, "retries"),
