@@ -28,11 +28,14 @@ try:
     from pipeline.merge import BY_HAND, CLEAN, DROPPED, MERGED, Merge
     from pipeline.refresh import changed, refreshed
 except ModuleNotFoundError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    # Said after the command line has been parsed: --help needs none of them.
+    not_installed = str(error)
+else:
+    not_installed = ""
 
-README = releases.ROOT / "README.md"
-OUT = releases.ROOT / "vendored_integration" / "_vendor"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+OUT = ROOT / "vendored_integration" / "_vendor"
 
 
 def build(args: argparse.Namespace) -> int:
@@ -359,7 +362,7 @@ def _chosen(texts: list[str]) -> list[str]:
 
 
 def _short(path: Path) -> str:
-    return path.relative_to(releases.ROOT).as_posix()
+    return path.relative_to(ROOT).as_posix()
 
 
 def _coloured(diff: str) -> str:
@@ -452,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
     parser_wheels.add_argument("releases", metavar="RELEASE", nargs="*")
     parser_wheels.add_argument("--all", action="store_true", help="every supported release")
     parser_wheels.add_argument(
-        "--out", metavar="DIR", type=Path, default=releases.ROOT / "dist", help="default: dist/"
+        "--out", metavar="DIR", type=Path, default=ROOT / "dist", help="default: dist/"
     )
     parser_wheels.add_argument(
         "--rebuild", action="store_true", help="also what is up to date; compare the bytes"
@@ -462,6 +465,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
+    if not_installed:
+        print(f"error: {not_installed}", file=sys.stderr)
+        return 2
     try:
         code: int = args.run(args)
         sys.stdout.flush()

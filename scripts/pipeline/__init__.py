@@ -14,8 +14,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"scripts/pipeline: the module {error.name} is not installed\n"
         "  expected: packaging and unidiff\n"
-        "  next: python3 -m pip install packaging unidiff   (if the system's Python "
-        "refuses: python3 -m venv .venv, then the same with .venv/bin/python)"
+        "  next: python3 -m pip install packaging unidiff build rich   (if the system's Python "
+        'refuses: see "Set up" in CONTRIBUTING.md)'
     ) from None
 
 from pathlib import Path

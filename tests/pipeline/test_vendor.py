@@ -318,11 +318,14 @@ def test_help_names_every_command(project: Project) -> None:
 
 
 def test_plain_machine(project: Project) -> None:
-    """Without its two libraries vendor.py says how to get them."""
-    output = project.run(sys.executable, "-S", "scripts/vendor.py", "status", status=2)
+    """Without its libraries vendor.py says how to get them; what --help says needs none."""
+    plain = (sys.executable, "-S", "scripts/vendor.py")
+    output = project.run(*plain, "status", status=2)
     assert output.startswith("error: ")
-    assert "pip install packaging unidiff" in output
+    assert "pip install packaging unidiff build rich" in output
     assert "Traceback" not in output
+    for arguments in ("--help",), ("wheels", "--help"):
+        assert project.run(*plain, *arguments) == project.vendor(*arguments)
 
 
 def test_reader_that_has_seen_enough(project: Project) -> None:
