@@ -24,7 +24,14 @@ try:
     import pipeline
     from pipeline import emit, index, lock, patchqueue, releases, rewrite
     from pipeline import port as porting
-    from pipeline.errors import MismatchError, PatchError, PipelineError, PortError, ReleaseError
+    from pipeline.errors import (
+        FetchError,
+        MismatchError,
+        PatchError,
+        PipelineError,
+        PortError,
+        ReleaseError,
+    )
     from pipeline.merge import BY_HAND, CLEAN, DROPPED, MERGED, Merge
     from pipeline.refresh import changed, refreshed
 except ModuleNotFoundError as error:
@@ -283,9 +290,15 @@ def status(args: argparse.Namespace) -> int:
     not ported yet     there is nothing for it
 
     Without the index it works on the list of the last time, and says so.
+
+    Exit status: 0 all right, 2 an error: what is not ported yet is unknown.
     """
     supported = releases.supported()
-    names, problem = index.listed()
+    unknown = None
+    try:
+        names, problem = index.listed()
+    except FetchError as error:
+        names, problem, unknown = list(supported), "", error
     rows = [("SENTRY-SDK", "STATUS", "PATCHES")]
     for release in names:
         directory = supported.get(release)
@@ -298,11 +311,12 @@ def status(args: argparse.Namespace) -> int:
             state = "lock missing"
         rows.append((release, state, patches))
     _print_table(rows)
+    served = f"{len(supported)} supported, by {len(set(supported.values()))} directories"
+    if unknown:
+        print(f"{served}; what is not ported yet is unknown", flush=True)
+        raise unknown
     missing = len(names) - len(supported)
-    print(
-        f"{len(names)} releases: {len(supported)} supported, by "
-        f"{len(set(supported.values()))} directories; {missing} not ported yet"
-    )
+    print(f"{len(names)} releases: {served}; {missing} not ported yet")
     if missing:
         print("next: python3 scripts/vendor.py port --missing")
     if problem:

@@ -56,9 +56,12 @@ def test_status_without_the_index(index: Project) -> None:
 
 
 def test_status_without_index_or_list(project: Project) -> None:
-    output = project.vendor("status")
+    """What is not known is not 0; and nothing is missing only if something is known."""
+    output = project.vendor("status", status=2)
     assert [row[0] for row in rows(output)] == ["9.0.0", "9.1.0", "2"]
-    assert "instead: only what this checkout supports" in output
+    assert "; what is not ported yet is unknown\nerror: pip could not list" in output
+    assert "No matching distribution found" in output
+    assert "pip could not list" in project.refused("port", "--missing")
 
 
 def test_replay(project: Project) -> None:

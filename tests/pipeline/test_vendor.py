@@ -137,6 +137,34 @@ def test_wheel_that_cannot_be_had(project: Project) -> None:
     assert not list(project.wheels.glob("tmp*"))
 
 
+def test_release_that_the_index_has_not(project: Project) -> None:
+    """A hundred versions would hide what is wrong."""
+    project.env["PIP_FIND_LINKS"] = str(project.wheels)
+    for command in ("port", "9.9.9", "--from-nearest"), ("refresh", "--add", "9.9.9"):
+        output = project.refused(*command)
+        assert "No matching distribution found for sentry-sdk==9.9.9" in output
+        assert "next: python3 scripts/vendor.py status" in output
+        assert "9.0.0" not in output
+
+
+def test_index_that_cannot_be_reached(project: Project, tmp_path: Path) -> None:
+    """pip's reason, once, however often it has tried."""
+    index = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "2"}
+    index["VENDOR_CACHE"] = str(tmp_path / "empty")
+    for command in "status", "build":
+        output = project.vendor(command, status=2, **index)
+        assert output.count("Connection refused") == 1
+        assert "Traceback" not in output
+
+
+def test_cache_that_cannot_be_one(project: Project) -> None:
+    cache = str(project.path("README.md"))
+    for command in ("build",), ("port", "--missing"):
+        output = project.refused(*command, VENDOR_CACHE=cache)
+        assert f"{cache}: the SDK's wheels cannot be kept there" in output
+        assert "next: set VENDOR_CACHE" in output
+
+
 def test_tampered_wheel(project: Project) -> None:
     """One byte more is enough, whether or not a vendored file is concerned."""
     project.vendor("build", "9.0.0")
@@ -213,7 +241,7 @@ def test_lock_with_other_white_space(project: Project) -> None:
 def test_missing_lock(project: Project) -> None:
     project.path("patches/9.0.0/lock.json").unlink()
     assert "vendor.py refresh 9.0.0" in project.refused("build", "9.0.0")
-    assert "missing" in project.vendor("status")
+    assert "missing" in project.vendor("status", status=2)  # there is no index
 
 
 def test_lock_of_another_directory(project: Project) -> None:
