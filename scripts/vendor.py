@@ -132,6 +132,13 @@ def refresh(args: argparse.Namespace) -> int:
 def diff(args: argparse.Namespace) -> int:
     """Show what the patches change, with context from the real source."""
     release = releases.choose(args.release) if args.release else releases.newest()
+    if args.context < 0:
+        raise PatchError(
+            "-U: how many lines of context?",
+            expected="0 or more",
+            found=str(args.context),
+            next="python3 scripts/vendor.py diff --help",
+        )
     directory = releases.supported()[release]
     patches = patchqueue.read(directory)
     names = [patch.name for patch in patches]
@@ -140,6 +147,7 @@ def diff(args: argparse.Namespace) -> int:
             f"{_short(directory)}: no such patch",
             expected=f"one of {', '.join(names)}" if names else "no patch at all",
             found=args.patch,
+            next=f"python3 scripts/vendor.py diff {release}",
         )
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     texts = rewrite.rewrite(pipeline.upstream(release).files)
@@ -170,20 +178,28 @@ def port(args: argparse.Namespace) -> int:
     """
     if args.resume:
         if args.releases or args.from_nearest or args.missing:
-            raise PortError("--continue DIR goes alone: the directory knows the releases")
+            raise PortError(
+                "--continue DIR goes alone: the directory knows the releases",
+                next=f"python3 scripts/vendor.py port --continue {args.resume}",
+            )
         release, merge = porting.resume(args.resume)
         return _ported(release, merge)
     if args.missing:
         if args.releases or args.from_nearest:
-            raise PortError("--missing goes alone: it ports all that `status` lists as not ported")
+            raise PortError(
+                "--missing goes alone: it ports all that `status` lists as not ported",
+                next="python3 scripts/vendor.py port --missing",
+            )
         names, problem = index.listed()
         if problem:
             print(f"note: {problem}", file=sys.stderr)
-        for release in names:
-            if release not in releases.supported():
-                code = _port(porting.nearest(release), release)
-                if code:
-                    return code
+        missing = [release for release in names if release not in releases.supported()]
+        for release in missing:
+            code = _port(porting.nearest(release), release)
+            if code:
+                return code
+        if not missing:
+            print(f"nothing to port: all {len(names)} releases are supported")
         return 0
     if len(args.releases) != (1 if args.from_nearest else 2):
         raise PortError(
@@ -231,6 +247,14 @@ def replay(args: argparse.Namespace) -> int:
     not what patches/ has for that release, a hand was needed. That share is the
     measure of how much work the next release will be.
     """
+    block = re.compile(r"(?s)(<!-- replay -->\n).*(<!-- /replay -->)")
+    text = README.read_text(encoding="utf-8") if README.is_file() else ""
+    if (args.write or args.check) and not block.search(text):
+        raise PipelineError(
+            f"{_short(README)}: no place for the table",
+            expected="the lines <!-- replay --> and <!-- /replay --> in it",
+            next=f"git checkout -- {_short(README)}, or put them where the table belongs",
+        )
     steps = []
     for step in porting.replay():
         steps.append(step)
@@ -240,8 +264,6 @@ def replay(args: argparse.Namespace) -> int:
                 print(f"    {reason}")
     table = _summary(steps)
     print(table, end="")
-    text = README.read_text(encoding="utf-8")
-    block = re.compile(r"(?s)(<!-- replay -->\n).*(<!-- /replay -->)")
     wanted = block.sub(lambda match: f"{match[1]}{table}{match[2]}", text)
     if args.check and wanted != text:
         print(f"{_short(README)}: its table is another one; next: vendor.py replay --write")
@@ -341,7 +363,12 @@ def wheels(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise PipelineError(str(error), next="python3 -m pip install build rich") from error
     if args.all == bool(args.releases):
-        raise ReleaseError("which releases?", expected="RELEASE..., or --all for every one")
+        raise ReleaseError(
+            "which releases?",
+            expected="RELEASE..., or --all for every one",
+            found="both" if args.all else "neither",
+            next="python3 scripts/vendor.py wheels --help",
+        )
     chosen = _chosen(args.releases)
     failed = {}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()

@@ -79,7 +79,7 @@ def locked_or_refuse(directory: Path) -> Lock:
         raise LockError(
             f"patches/{directory.name}/{NAME}: missing",
             expected="the hashes of the wheel, the patches and the files",
-            next=f"python3 scripts/vendor.py refresh {directory.name}",
+            next=f"python3 scripts/vendor.py refresh {directory.name}, or remove the directory",
         )
     return locked
 

@@ -49,10 +49,16 @@ def read(directory: Path) -> list[Patch]:
         raise PatchError(
             f"{_short(series)}: missing",
             expected="the names of the patch files, one a line (it may be empty)",
-            next=f"git checkout -- {_short(series)}",
+            next=f"git checkout -- {_short(series)}, or remove the directory",
         )
     lines = (line.split("#")[0].strip() for line in split_lines(_text(series)))
     names = [line for line in lines if line]
+    for path in (directory / name for name in names):
+        if not path.is_file():
+            raise PatchError(
+                f"{_short(path)}: missing",
+                next=f"git checkout -- {_short(path)}, or remove its line from {_short(series)}",
+            )
     present = sorted(path.name for path in directory.glob("*.patch"))
     if sorted(names) != present:
         raise PatchError(
@@ -115,7 +121,7 @@ def _read_patch(path: Path) -> Patch:
     text = _text(path)
     start = re.search(r"(?m)^(?:diff --git |--- [^\n]|@@)", text)
     if start is None:
-        raise PatchError(f"{_short(path)}: has no diff", expected="--- a/...")
+        raise PatchError(f"{_short(path)}: has no diff", expected="--- a/...", next=_mend(path))
     return Patch(path, text[: start.start()].rstrip(), text[start.start() :])
 
 
@@ -253,7 +259,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PatchError(f"{_short(path)}: not UTF-8", found=str(error)) from error
+        raise PatchError(
+            f"{_short(path)}: not UTF-8", found=str(error), next=_mend(path)
+        ) from error
 
 
 def split_lines(text: str) -> list[str]:
@@ -268,6 +276,13 @@ def _short(path: Path) -> str:
 def _refused(
     patch: Patch, problem: str, *, expected: str = "", found: str = "", next: str = ""
 ) -> PatchError:
-    path = _short(patch.path)
-    next = next or f"mend {path}, or git checkout -- {path}"
-    return PatchError(f"{path}: {problem}", expected=expected, found=found, next=next)
+    return PatchError(
+        f"{_short(patch.path)}: {problem}",
+        expected=expected,
+        found=found,
+        next=next or _mend(patch.path),
+    )
+
+
+def _mend(path: Path) -> str:
+    return f"mend {_short(path)}, or git checkout -- {_short(path)}"

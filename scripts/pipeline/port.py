@@ -10,7 +10,7 @@ from typing import Iterator
 from packaging.version import Version
 
 from . import emit, extract, lock, patchqueue, releases, rewrite, upstream, vendor
-from .errors import PortError, ReleaseError, RewriteError
+from .errors import PortError, RewriteError
 from .extract import Upstream
 from .fetch import fetch
 from .git import Repository
@@ -71,10 +71,6 @@ def nearest(release: str) -> str:
     """The supported release to port from: the last before, else the first after."""
     supported = list(releases.supported())
     earlier = [name for name in supported if Version(name) < Version(release)]
-    if not supported:
-        raise ReleaseError(
-            "patches/ holds no directory to port from", next="git checkout -- patches"
-        )
     return earlier[-1] if earlier else supported[0]
 
 

@@ -25,11 +25,17 @@ VARIABLE = "SENTRY_SDK_VERSION"
 
 
 def directories() -> list[Path]:
-    """The patch directories, oldest release first."""
-    return sorted(
-        (path for path in PATCHES.glob("[0-9]*") if path.is_dir()),
-        key=lambda path: Version(path.name),
-    )
+    """The patch directories, oldest release first.
+
+    :raises ReleaseError: there is none.
+    """
+    found = [path for path in PATCHES.glob("[0-9]*") if path.is_dir()]
+    if not found:
+        raise ReleaseError(
+            "patches/: missing, or without a directory for a release",
+            next="git checkout -- patches",
+        )
+    return sorted(found, key=lambda path: Version(path.name))
 
 
 def supported() -> dict[str, Path]:

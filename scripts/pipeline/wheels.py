@@ -43,7 +43,15 @@ class Builder:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildError(
+                f"{out}: the wheels cannot be put there",
+                expected="a directory that can be written to",
+                found=error.strerror or str(error),
+                next="name another one with --out DIR",
+            ) from error
         self._temporary = tempfile.TemporaryDirectory(prefix="vendor-wheels-")
         self._directory = Path(self._temporary.name)
         self._python = ""

@@ -127,6 +127,14 @@ def test_replay_writes_and_checks_the_readme(project: Project) -> None:
     assert "written" not in project.vendor("replay", "--write")
 
 
+@pytest.mark.parametrize("option", ["--check", "--write"])
+def test_replay_without_a_place_for_its_table(project: Project, option: str) -> None:
+    """A marker that is lost must not make `--check` agree with whatever stands there."""
+    assert "expected: the lines <!-- replay -->" in project.refused("replay", option)
+    project.path("README.md").unlink()
+    assert "git checkout -- README.md" in project.refused("replay", option)
+
+
 def offline(project: Project) -> None:
     """Let the build environment be the one that runs the tests."""
     project.replace(
@@ -220,7 +228,14 @@ def test_wheels_that_are_not_reproducible(project: Project) -> None:
 
 @pytest.mark.parametrize("args", [(), ("--all", "9.0.0"), ("9.2.0",), ("9.1.0rc1",)])
 def test_wheels_of_which_releases(project: Project, args: tuple) -> None:
-    project.refused("wheels", *args)
+    assert "next: python3 scripts/vendor.py" in project.refused("wheels", *args)
+
+
+@pytest.mark.parametrize("out", ["README.md", "README.md/below"])
+def test_wheels_where_no_directory_can_be(project: Project, out: str) -> None:
+    output = project.refused("wheels", "9.0.0", "--out", out)
+    assert str(project.path(out)) in output
+    assert "--out DIR" in output
 
 
 @pytest.mark.parametrize("module", ["build", "rich"])

@@ -122,7 +122,7 @@ def test_nothing_of_a_patch_is_skipped(project: Project, diff: str) -> None:
 
 
 def test_patch_without_a_diff(project: Project) -> None:
-    refused(project, sdk.HEADER)
+    assert "git checkout -- patches/9.0.0/limit.patch" in refused(project, sdk.HEADER)
 
 
 def test_hunk_without_a_file(project: Project) -> None:
@@ -189,9 +189,16 @@ def test_patch_that_the_series_does_not_name(project: Project) -> None:
 
 def test_series_that_names_a_patch_that_is_not_there(project: Project) -> None:
     project.write("patches/9.0.0/series", "limit.patch\nother.patch\n")
+    for command in "build", "check", "refresh":
+        output = project.refused(command, "9.0.0")
+        assert output.startswith("error: patches/9.0.0/other.patch: missing\n")
+        assert "or remove its line from patches/9.0.0/series" in output
+
+
+def test_series_that_is_no_text(project: Project) -> None:
+    project.path("patches/9.0.0/series").write_bytes(b"\xff")
     output = project.refused("build", "9.0.0")
-    assert "series" in output
-    assert "other.patch" in output
+    assert "git checkout -- patches/9.0.0/series" in output
 
 
 def test_missing_series(project: Project) -> None:

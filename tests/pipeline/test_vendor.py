@@ -336,6 +336,23 @@ def test_diff_shows_context(project: Project) -> None:
 def test_diff_of_a_patch_that_is_not_there(project: Project) -> None:
     output = project.refused("diff", "9.0.0", "other.patch")
     assert "limit.patch" in output
+    assert "next: python3 scripts/vendor.py diff 9.0.0\n" in output
+
+
+def test_diff_with_less_than_no_context(project: Project) -> None:
+    assert "expected: 0 or more" in project.refused("diff", "9.0.0", "-U", "-3")
+
+
+@pytest.mark.parametrize("args", [("build",), ("build", "9.0.0"), ("check",), ("refresh",)])
+def test_no_patches_at_all(project: Project, args: tuple) -> None:
+    project.path("patches").rename(project.path("elsewhere"))
+    assert "next: git checkout -- patches\n" in project.refused(*args)
+
+
+@pytest.mark.parametrize("command", ["build", "status"])
+def test_directory_that_belongs_to_no_release(project: Project, command: str) -> None:
+    project.path("patches/9.9.9").mkdir()
+    assert "or remove the directory" in project.refused(command)
 
 
 def test_help_names_every_command(project: Project) -> None:
