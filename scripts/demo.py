@@ -31,14 +31,19 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List, Optional
 from urllib.parse import urlsplit
+
+import supported
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 8)
 
 # Beside the package itself, which brings Django and the SDK.
 REQUIREMENTS = ["gunicorn", "requests", "rich", "structlog"]
+
+# Of sentry-sdk: the first whose Django integration knows trace_lifecycle="stream".
+FIRST_STREAMING = "2.61.0"
 
 # Where Spotlight's sidecar listens, if nobody says otherwise.
 SPOTLIGHT = "http://localhost:8969/stream"
@@ -331,6 +336,12 @@ def check_options(options: argparse.Namespace) -> None:
                 f"--dsn {options.dsn}: expected https://KEY@HOST/PROJECT "
                 "(in Sentry: Settings, Projects, Client Keys)"
             )
+    sdk = supported.numbers(options.sdk or FIRST_STREAMING)
+    if options.lifecycle == "stream" and sdk < supported.numbers(FIRST_STREAMING):
+        raise Refused(
+            f"--lifecycle stream with sentry-sdk {options.sdk}: needs {FIRST_STREAMING} or later\n"
+            "Next: choose a later one with --sdk, or leave --lifecycle out"
+        )
     check_page(options)
     check_spotlight(options)
     if options.port:
@@ -379,23 +390,29 @@ def copy_checkout(target: Path) -> None:
         shutil.copytree(str(ROOT / name), str(target / name), ignore=ignored)
 
 
-def demo(options: argparse.Namespace, signals: Signals, directory: Path) -> int:
+def install(runner: Runner, directory: Path, sdk: Optional[str], requirements: List[str]) -> str:
+    """Install this checkout, and more, in a new environment of the directory; its Python."""
     source, venv = directory / "source", directory / "venv"
     python = str(venv / "bin" / "python")
-    runner = Runner(signals, directory, environment(options, directory))
+    for made_before in (source, venv):
+        shutil.rmtree(str(made_before), ignore_errors=True)
     copy_checkout(source)
-
     runner.step(
         f"Make a virtual environment (Python {platform.python_version()})",
         [sys.executable, "-m", "venv", str(venv)],
         "Next, on Debian and Ubuntu: apt install python3-venv",
     )
-    sdk = options.sdk or os.environ.get("SENTRY_SDK_VERSION")
     runner.step(
         f"Install this checkout, built for {f'sentry-sdk {sdk}' if sdk else 'the newest SDK'}",
-        [python, "-m", "pip", "install", "--progress-bar=off", str(source), *REQUIREMENTS],
+        [python, "-m", "pip", "install", "--progress-bar=off", str(source), *requirements],
     )
-    command = [python, str(source / "scripts" / "demo_project" / "run.py")]
+    return python
+
+
+def demo(options: argparse.Namespace, signals: Signals, directory: Path) -> int:
+    runner = Runner(signals, directory, environment(options, directory))
+    python = install(runner, directory, options.sdk, REQUIREMENTS)
+    command = [python, str(directory / "source" / "scripts" / "demo_project" / "run.py")]
     command += [f"--lifecycle={options.lifecycle}", f"--port={options.port}"]
     if options.dsn:
         command.append(f"--dsn={options.dsn}")
@@ -417,16 +434,13 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--sdk",
-        metavar="RELEASE",
-        help="build for this sentry-sdk (default: the newest that patches/ supports)",
-    )
+    supported.add_option(parser)
     parser.add_argument(
         "--lifecycle",
         choices=("static", "stream"),
         default="static",
-        help="the SDK's trace_lifecycle (default: static; stream needs a newer sentry-sdk)",
+        help="the SDK's trace_lifecycle (default: static; stream needs sentry-sdk "
+        f"{FIRST_STREAMING} or later)",
     )
     parser.add_argument(
         "--dsn",
@@ -463,15 +477,11 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    options = parse(argv)
+def exit_status(work: Callable[[Signals], int]) -> int:
+    """Of some work; why it cannot be done is said on stderr."""
     signals = Signals()
-    directory = None  # type: Optional[Path]
     try:
-        check_machine()
-        check_options(options)
-        directory = Path(tempfile.mkdtemp(prefix="vendored-integration-demo-"))
-        return demo(options, signals, directory)
+        return work(signals)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -485,11 +495,23 @@ def main(argv: Optional[List[str]] = None) -> int:
         # Whoever read the output has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    finally:
-        if directory is not None:
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    options = parse(argv)
+
+    def work(signals: Signals) -> int:
+        check_machine()
+        check_options(options)
+        directory = Path(tempfile.mkdtemp(prefix="vendored-integration-demo-"))
+        try:
+            return demo(options, signals, directory)
+        finally:
             shutil.rmtree(str(directory), ignore_errors=True)
             if directory.exists():
                 print(f"warning: could not remove {directory}", file=sys.stderr)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

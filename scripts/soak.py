@@ -22,21 +22,21 @@ Exit status: 0 all right, 1 something is lost, double, wrong or grows, or a step
 # Only the standard library here: what is installed is for the second stage.
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import List, Optional
 
+import supported
 from demo import (
     ROOT,
     Failed,
-    Interrupted,
     Refused,
     Runner,
     Signals,
     check_machine,
-    copy_checkout,
     environment,
+    exit_status,
+    install,
 )
 
 PROJECT = ROOT / "scripts" / "soak_project"
@@ -51,22 +51,9 @@ REQUIREMENTS = ["gevent", "gunicorn", "rich"]
 
 
 def soak(options: argparse.Namespace, signals: Signals) -> int:
-    source, venv = CACHE / "source", CACHE / "venv"
-    python = str(venv / "bin" / "python")
-    for made_before in (source, venv):
-        shutil.rmtree(str(made_before), ignore_errors=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     runner = Runner(signals, CACHE, environment(options, CACHE))
-    copy_checkout(source)
-    runner.step(
-        "Make a virtual environment",
-        [sys.executable, "-m", "venv", str(venv)],
-        "Next, on Debian and Ubuntu: apt install python3-venv",
-    )
-    runner.step(
-        "Install this checkout",
-        [python, "-m", "pip", "install", "--progress-bar=off", str(source), *REQUIREMENTS],
-    )
+    python = install(runner, CACHE, options.sdk, REQUIREMENTS)
     return runner.show([python, str(PROJECT / "drive.py"), *passed_on(options)])
 
 
@@ -75,11 +62,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
         prog="soak.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument(
-        "--sdk",
-        metavar="RELEASE",
-        help="build for this sentry-sdk (default: the newest that patches/ supports)",
-    )
+    supported.add_option(parser)
     parser.add_argument(
         "--docs", action="store_true", help="write the kept results into docs/reliability.md"
     )
@@ -93,8 +76,8 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[List[str]] = None) -> int:
     options = parse(argv)
-    signals = Signals()
-    try:
+
+    def work(signals: Signals) -> int:
         if options.docs:
             problem = section.update(section.PAGE, options.check)
             if problem:
@@ -104,15 +87,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         if not Path("/proc/self/statm").exists():
             raise Refused("Linux is needed: threads and memory are read from /proc.")
         return soak(options, signals)
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Interrupted:
-        print("stopped", file=sys.stderr)
-        return 128 + (signals.received or 0)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ not hold), 2 an error.
 # Only the standard library here: this has to run on a machine that has only Python.
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
+import supported
 from upstream.compare import (
     FAILED,
     PASSED,
@@ -41,7 +41,6 @@ from upstream.compare import (
     compare,
     count,
     failing,
-    numbers,
     read,
     take_passes,
 )
@@ -117,7 +116,6 @@ def main(argv: "Sequence[str]") -> int:
     for release in args.releases:
         # An error with one release does not stop the others.
         try:
-            refuse_unsupported(release)
             if not judge(release, make_environment(args.django)):
                 status = max(status, 1)
         except Refused as error:
@@ -145,18 +143,6 @@ def judge(release: str, environment: Environment) -> bool:
 
 
 # -- getting ready ---------------------------------------------------------------------
-
-
-def refuse_unsupported(release: str) -> None:
-    """A wheel of ours can be built for the releases that the locks list."""
-    locks = ROOT.glob("patches/*/lock.json")
-    supported = {one for path in locks for one in json.loads(path.read_text())["releases"]}
-    if release not in supported:
-        raise Refused(
-            f"sentry-sdk {release}: not supported by this checkout\n"
-            f"  expected: one of {', '.join(sorted(supported, key=numbers))}\n"
-            "  next: python3 scripts/vendor.py status   (lists the releases)"
-        )
 
 
 def make_environment(django: str) -> Environment:
@@ -409,7 +395,9 @@ def _arguments(argv: "Sequence[str]") -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("releases", metavar="RELEASE", nargs="+", help="of sentry-sdk")
+    parser.add_argument(
+        "releases", metavar="RELEASE", type=supported.release, nargs="+", help="of sentry-sdk"
+    )
     parser.add_argument(
         "--django",
         metavar="VERSION",

@@ -11,7 +11,6 @@ with ours, and a client reads five streams from it, one after the other.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -268,7 +267,10 @@ def versions() -> str:
 
 
 def sdk_streams_spans() -> bool:
-    return importlib.util.find_spec("sentry_sdk.traces") is not None
+    # That the SDK has sentry_sdk.traces is not enough: its Django integration came later.
+    from vendored_integration._vendor import django
+
+    return hasattr(django, "has_span_streaming_enabled")
 
 
 def run(options: argparse.Namespace, screen: report.Screen) -> int:

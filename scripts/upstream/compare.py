@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
+from supported import numbers
+
 PASSED, SKIPPED, FAILED = "passed", "skipped", "failed"
 
 
@@ -55,11 +57,6 @@ class Verdict(NamedTuple):
     gained: "List[Tuple[str, str]]"
     #: Fail for both, so that nothing is judged, with stock's error.
     undecided: "List[Tuple[str, str]]"
-
-
-def numbers(release: str) -> "Tuple[int, ...]":
-    """2.10.0 comes after 2.9.0."""
-    return tuple(map(int, release.split(".")))
 
 
 def read(report_log: Path) -> Results:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stages import DEMO
+from stages import DEMO, SCRIPTS
 
 PROJECT = Path(__file__).resolve().parents[2] / "scripts" / "demo_project"
 
@@ -26,6 +26,7 @@ def project(monkeypatch):
 @pytest.fixture
 def demo(monkeypatch):
     """scripts/demo.py as a module, with no signal handlers installed."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location("demo", str(DEMO))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -6,6 +6,7 @@ Nothing is soaked here: see tests/live/test_soak.py.
 import asyncio
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -208,6 +209,23 @@ CASE = {
     "wall_ratio": 0.8,
     "memory": 1.5,
 }
+
+
+def soak(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(PROJECT.parent / "soak.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+
+
+def test_release_without_patches_is_refused() -> None:
+    """Before anything is installed."""
+    done = soak("--sdk", "9.9.9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sentry-sdk 9.9.9: there are no patches for it" in done.stderr
 
 
 def test_the_page_is_written_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
