@@ -308,7 +308,9 @@ def machine() -> "Dict[str, str]":
     """Where the numbers were made."""
     import platform
 
-    found = {"system": platform.platform(), "cores": str(os.cpu_count())}
+    # Of a kernel's version what follows says who built it, for which machine.
+    kernel = ".".join(platform.release().split(".")[:2])
+    found = {"system": f"{platform.system()} {kernel}", "cores": str(os.cpu_count())}
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
