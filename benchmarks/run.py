@@ -29,6 +29,11 @@ READY = VENV / f"for-python{sys.version_info[0]}.{sys.version_info[1]}"
 def main() -> int:
     if sys.version_info < (3, 8):
         return _fail("Python 3.8 or later is needed, this is " + sys.version.split()[0])
+    sys.path.insert(0, str(ROOT / "benchmarks" / "suite"))
+    from arguments import parse
+
+    # Ends here with --help, and with a wrong command line: nothing is installed for that.
+    parse(sys.argv[1:])
     if not READY.is_file():
         shutil.rmtree(str(VENV), ignore_errors=True)
         VENV.parent.mkdir(parents=True, exist_ok=True)

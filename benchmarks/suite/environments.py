@@ -70,7 +70,7 @@ def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
         the wheel of this checkout and install it.
     """
     if package is not None:
-        release = _release_of(package)
+        release = release_of(package)
         requirements = [*COMMON, OLDER, f"sentry-sdk=={release}"]
         return Environment(_venv(f"package-{release}", requirements), package)
     sys.path.insert(0, str(ROOT / "scripts"))
@@ -98,7 +98,8 @@ def versions(environment: Environment) -> "Dict[str, str]":
     return dict(json.loads(out))
 
 
-def _release_of(package: Path) -> str:
+def release_of(package: Path) -> str:
+    """Of the SDK: what a package directory has been generated for."""
     generated = package / "vendored_integration" / "_vendor" / "__init__.py"
     try:
         found = re.search(r'(?m)^SENTRY_SDK_RELEASE = "(.+)"$', generated.read_text("utf-8"))

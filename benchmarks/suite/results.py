@@ -98,7 +98,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """:raises FileNotFoundError: nothing has been measured yet."""
+        """Errors: OSError; ValueError, LookupError or TypeError if it is damaged."""
         data = json.loads(path.read_text("utf-8"))
         results = cls(data["about"])
         for row in data["rows"]:

@@ -305,7 +305,10 @@ def with_section(text: str, results: Results) -> str:
 
 def readme(path: Path, results: Results, check: bool) -> "Optional[str]":
     """Write the section, or with ``check`` say what is wrong; None: nothing is."""
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path.name}: {error}\n  next: git checkout -- {path.name}") from None
     wanted = with_section(text, results)
     if wanted == text:
         return None

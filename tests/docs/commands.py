@@ -97,8 +97,6 @@ def _check_python(arguments: List[str], page: str) -> None:
     elif script == "scripts/test.py":
         _parses("tox", arguments)
     else:
-        # It makes an environment first; this is what it runs there.
-        script = {"benchmarks/run.py": "benchmarks/suite/__main__.py"}.get(script, script)
         assert (ROOT / script).is_file(), f"no {script}"
         _parses(script, arguments)
 

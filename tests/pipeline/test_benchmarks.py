@@ -1,16 +1,19 @@
 """benchmarks/: the arithmetic, the verdicts and the README's section, with made-up numbers.
 
-Nothing is measured here.
+And what their command lines refuse. Nothing is measured here.
 """
 
 import importlib
+import shutil
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Optional
 
 import pytest
 
-SUITE = Path(__file__).resolve().parents[2] / "benchmarks" / "suite"
+CHECKOUT = Path(__file__).resolve().parents[2]
+SUITE = CHECKOUT / "benchmarks" / "suite"
 
 MODULES = [path.stem for path in SUITE.glob("*.py")]
 
@@ -237,3 +240,76 @@ def test_bare_django_is_measured_once() -> None:
     assert by_system["bare"] == [(0.0, "static", "wsgi"), (0.0, "static", "asgi")]
     assert len(by_system["stock"]) == 2 * (3 + 2)
     assert by_system["older"] == [(rate, "static", "wsgi") for rate in (0.0, 0.1, 1.0)]
+
+
+# -- the command lines
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What a fresh clone has of the benchmarks, and nothing that has been installed for them."""
+    for name in ("benchmarks", "patches", "scripts"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=ignored)
+    return tmp_path
+
+
+def run(clone: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=clone,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert not (clone / ".cache").exists()
+    return done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--sdk 9.9.9", "sentry-sdk 9.9.9: there are no patches for it"),
+        ("--package nowhere", "next: name the directory that has vendored_integration/ in it"),
+        ("--rates x", "x: expected numbers from 0 to 1"),
+        ("--rates 2", "2: expected numbers from 0 to 1"),
+        ("--works x", "works: no x; expected plain"),
+        ("--readme --report", "not allowed with argument"),
+        ("--check", "--check goes with --readme"),
+        ("--write --quick", "--write is for a whole run"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_installed(
+    clone: Path, arguments: str, said: str
+) -> None:
+    done = run(clone, "benchmarks/run.py", *arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_help_needs_nothing_installed(clone: Path) -> None:
+    done = run(clone, "-S", "benchmarks/run.py", "--help")
+    assert done.returncode == 0
+    assert "--only" in done.stdout
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"about": {}, "rows": [{"part": 1}]}'])
+@pytest.mark.parametrize("option", ["--report", "--readme"])
+def test_results_that_cannot_be_read(clone: Path, option: str, text: Optional[str]) -> None:
+    path = clone / "benchmarks" / "results" / "results.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    done = run(clone, "benchmarks/suite", option)
+    assert done.returncode == 1
+    assert f"{path}: missing or damaged" in done.stderr
+    assert "git checkout -- benchmarks/results/results.json" in done.stderr
+
+
+def test_a_readme_that_is_not_there(clone: Path) -> None:
+    done = run(clone, "benchmarks/suite", "--readme")
+    assert done.returncode == 1
+    assert "git checkout -- README.md" in done.stderr
+    assert not (clone / "README.md").exists()
