@@ -44,11 +44,15 @@ class Fault(NamedTuple):
 def faults(root: Path) -> Iterator[Fault]:
     """Yield the faults of all tests: those on real servers first, in the order of the files.
 
-    :raises SystemExit: a mark is not complete; the message names it.
+    :raises SystemExit: a mark is not complete, or a file is no Python; the message names it.
     """
     for file in sorted((root / "tests").glob("*/test_*.py")):
         path = file.relative_to(root).as_posix()
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError) as error:
+            sys.exit(f"{path}: not Python: {error}; next: mend it, or git checkout -- {path}")
+        for node in tree.body:
             if isinstance(node, ast.FunctionDef):
                 for decorator in node.decorator_list:
                     for mark in _marks(decorator):
@@ -103,7 +107,11 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
         print(text, end="")
         return 0
     page = root / PAGE
-    before = page.read_text(encoding="utf-8")
+    try:
+        before = page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"{PAGE}: missing or damaged: {error}; next: git checkout -- {PAGE}")
+        return 1
     wanted, blocks = _BLOCK.subn(lambda match: f"{match[1]}{text}{match[2]}", before)
     if blocks != 1:
         print(

@@ -311,6 +311,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     console = Console(stderr=options.json, width=options.width)
     found: Json = {"about": about(), "servers": {}}
     try:
+        if options.write:
+            section.kept()  # what cannot be read is said now, and not in an hour
         for kind in options.server or SERVERS:
             with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
                 directory = Path(temporary)
@@ -318,7 +320,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                 result = asyncio.run(soak(kind, options.requests, directory, console))
             found["servers"][kind] = result
             show(kind, result, console)
-    except Failed as error:
+    except (Failed, section.Damaged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:

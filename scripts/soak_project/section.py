@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -14,6 +14,16 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
 
 Json = Dict[str, Any]
+_Made = TypeVar("_Made")
+
+
+class Damaged(Exception):
+    """A file of the repository cannot be read; the message is for the user."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(
+            f"{path}: missing or damaged\n  found: {error!r}\n  next: git checkout -- {path}"
+        )
 
 
 def lines(result: Json) -> List[str]:
@@ -38,13 +48,19 @@ def keep(found: Json) -> Optional[str]:
 
     :return: what is wrong with the page; None: nothing is.
     """
-    kept: Json = {"servers": {}}
-    if SOAK.is_file():
-        kept = json.loads(SOAK.read_text("utf-8"))
-    kept["about"] = found["about"]
-    kept["servers"].update(found["servers"])
-    write_json(SOAK, kept)
+    servers = {**kept(), **found["servers"]}
+    write_json(SOAK, {"about": found["about"], "servers": servers})
     return update(PAGE, check=False)
+
+
+def kept() -> Json:
+    """The results of all servers so far.
+
+    :raises Damaged: they cannot be read.
+    """
+    if not SOAK.is_file():
+        return {}
+    return _read(SOAK, lambda soak: dict(soak["servers"]))
 
 
 def write_json(path: Path, content: Json) -> None:
@@ -52,29 +68,39 @@ def write_json(path: Path, content: Json) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def section(soak: Optional[Json], outage: Optional[Json]) -> str:
-    """What stands between the markers."""
-    text: List[str] = []
-    if soak is not None:
-        text += [
-            "| soak | requests | transactions, errors | lost | double | open at the end | "
-            "threads | memory, MB | slope, bytes per 1,000 requests (95 %) |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-            *(_soak_row(kind, result) for kind, result in sorted(soak["servers"].items())),
-            "",
-            "Measured: " + _about(soak["about"]) + ".",
-        ]
-    if outage is not None:
-        text += [
-            "",
-            "| ingest, transport | events | delivered | dropped | queued at the end | "
-            "CPU, and time, of a request: times those with a healthy ingest | memory, MB more |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-            *map(_outage_row, outage["cases"]),
-            "",
-            "Measured: " + _about(outage["about"]) + ".",
-        ]
-    return "\n".join(text).lstrip() + "\n" if text else ""
+def section() -> str:
+    """What stands between the markers.
+
+    :raises Damaged: there are no results of which it could be made.
+    """
+    return f"{_read(SOAK, _soak_table)}\n{_read(OUTAGE, _outage_table)}"
+
+
+def _soak_table(soak: Json) -> str:
+    head = (
+        "| soak | requests | transactions, errors | lost | double | open at the end | "
+        "threads | memory, MB | slope, bytes per 1,000 requests (95 %) |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    )
+    rows = [_soak_row(kind, result) for kind, result in sorted(soak["servers"].items())]
+    return _table(head, rows, soak["about"])
+
+
+def _outage_table(outage: Json) -> str:
+    head = (
+        "| ingest, transport | events | delivered | dropped | queued at the end | "
+        "CPU, and time, of a request: times those with a healthy ingest | memory, MB more |\n"
+        "|---|---:|---:|---:|---:|---:|---:|\n"
+    )
+    return _table(head, [_outage_row(case) for case in outage["cases"]], outage["about"])
+
+
+def _table(head: str, rows: List[str], about: Json) -> str:
+    if not rows:
+        raise ValueError("no results")
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    measured = f"{about['date']}, Python {about['python']}, {about['cores']} cores, {versions}"
+    return head + "".join(f"{row}\n" for row in rows) + f"\nMeasured: {measured}.\n"
 
 
 def _soak_row(kind: str, result: Json) -> str:
@@ -111,14 +137,15 @@ def _outage_row(case: Json) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _about(about: Json) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{about['date']}, Python {about['python']}, {about['cores']} cores, {versions}"
-
-
 def update(path: Path, check: bool) -> Optional[str]:
     """Write the section, or with ``check`` say what is wrong; None: nothing is."""
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+        made = section()
+    except Damaged as error:
+        return str(error)
+    except (OSError, ValueError) as error:
+        return str(Damaged(path, error))
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -126,7 +153,7 @@ def update(path: Path, check: bool) -> Optional[str]:
             f"{path}: expected the lines {BEGIN} and {END} in it\n"
             "  next: put them where the section belongs"
         )
-    wanted = f"{before}{begin}\n{section(_read(SOAK), _read(OUTAGE))}{end}{after}"
+    wanted = f"{before}{begin}\n{made}{end}{after}"
     if wanted == text:
         return None
     if check:
@@ -138,8 +165,12 @@ def update(path: Path, check: bool) -> Optional[str]:
     return None
 
 
-def _read(path: Path) -> Optional[Json]:
-    if not path.is_file():
-        return None
-    found: Json = json.loads(path.read_text("utf-8"))
-    return found
+def _read(path: Path, make: "Callable[[Json], _Made]") -> "_Made":
+    """What is made of a file of results.
+
+    :raises Damaged: nothing can be.
+    """
+    try:
+        return make(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Damaged(path, error) from None

@@ -91,6 +91,24 @@ def test_no_place_for_it(project: Path) -> None:
         assert "found 0 blocks" in output
 
 
+@pytest.mark.parametrize("option", ["--check", "--write"])
+def test_page_that_is_not_there(project: Path, option: str) -> None:
+    (project / "docs" / "reliability.md").unlink()
+    status, output = run(project, option)
+    assert status == 1
+    assert output.endswith("next: git checkout -- docs/reliability.md\n")
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("text", [b"def test(:\n", b"\0", b"\xff"])
+def test_file_that_is_no_python(project: Path, text: bytes) -> None:
+    (project / "tests" / "live" / "test_it.py").write_bytes(text)
+    status, output = run(project)
+    assert status == 1
+    assert output.startswith("tests/live/test_it.py: not Python: ")
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize("mark", ['fault("d")', 'fault("d", client=name, log="", sink="")'])
 def test_mark_that_is_not_complete(project: Path, mark: str) -> None:
     """The message names the place."""

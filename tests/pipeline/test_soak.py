@@ -6,14 +6,16 @@ Nothing is soaked here: see tests/live/test_soak.py.
 import asyncio
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2] / "scripts" / "soak_project"
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROJECT = CHECKOUT / "scripts" / "soak_project"
 MODULES = [path.stem for path in PROJECT.glob("*.py")]
 
 
@@ -211,9 +213,9 @@ CASE = {
 }
 
 
-def soak(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def soak(*arguments: str, root: Path = CHECKOUT) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(PROJECT.parent / "soak.py"), *arguments],
+        [sys.executable, str(root / "scripts" / "soak.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
@@ -248,3 +250,57 @@ def test_the_page_is_written_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
         assert said in text
     section.PAGE.write_text("no markers", "utf-8")
     assert "<!-- soak -->" in section.update(section.PAGE, check=False)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    for name in ("benchmarks/results", "patches", "scripts"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(CHECKOUT / "docs" / "reliability.md", tmp_path / "docs")
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", "[]", "{}", "empty"])
+@pytest.mark.parametrize("name", ["soak.json", "outage.json"])
+def test_a_table_without_its_results_is_an_error(
+    clone: Path, name: str, damage: Optional[str]
+) -> None:
+    """And the page keeps the table that it has."""
+    path, page = clone / "benchmarks" / "results" / name, clone / "docs" / "reliability.md"
+    before = page.read_bytes()
+    content = json.loads(path.read_text("utf-8"))
+    path.unlink()
+    if damage == "empty":
+        kept = "servers" if name == "soak.json" else "cases"
+        path.write_text(json.dumps({**content, kept: type(content[kept])()}))
+    elif damage is not None:
+        path.write_text(damage)
+    for arguments in ("--docs", "--check"), ("--docs",):
+        done = soak(*arguments, root=clone)
+        assert done.returncode == 1
+        assert f"{path}: missing or damaged" in done.stderr
+        assert f"next: git checkout -- {path}" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert page.read_bytes() == before
+
+
+def test_a_page_that_is_not_there(clone: Path) -> None:
+    page = clone / "docs" / "reliability.md"
+    page.unlink()
+    done = soak("--docs", root=clone)
+    assert done.returncode == 1
+    assert f"next: git checkout -- {page}" in done.stderr
+    assert not page.exists()
+
+
+def test_results_that_cannot_be_read_are_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the other server are in there."""
+    section = module("section")
+    monkeypatch.setattr(section, "SOAK", tmp_path / "soak.json")
+    section.SOAK.write_text("{")
+    with pytest.raises(section.Damaged):
+        section.keep({"about": ABOUT, "servers": {"gthread": RESULT}})
+    assert section.SOAK.read_text() == "{"
