@@ -1,10 +1,11 @@
+#!/usr/bin/env python3
 """What an outage of the ingest costs: requests, memory, events.
 
-    python benchmarks/outage.py                       # 20,000 events a case
-    python benchmarks/outage.py --events 100000 --rounds 1 --transport bounded
-    python benchmarks/outage.py --events 100000 --rounds 1 --write
+    python3 benchmarks/outage.py                    100,000 events a case: five minutes
+    python3 benchmarks/outage.py --events 20000 --rounds 3 --transport bounded
+    python3 benchmarks/outage.py --write            keep the result in the repository
 
-A Django view logs ten errors, with the stock transport and with bounded_transport, while
+Builds this checkout, and installs it in .cache/outage. A Django view logs ten errors, with the stock transport and with bounded_transport, while
 the ingest is healthy, refuses connections, or takes requests and never answers. Each case
 is a process of its own; the ingest is one, too. Times are those of a request, in
 milliseconds:
@@ -15,10 +16,15 @@ milliseconds:
              for whatever else the machine does
 
 and the median of the rounds. With bounded_transport each event must be delivered, counted
-as dropped, or still in the queue, and there must be no other: if not, the exit status is 1.
+as dropped, or still in the queue, and there must be no other.
 
-Needs the installed package and Django.
+Needs a Unix, and Python 3.8 or newer with venv.
+
+Exit status: 0 all right, 1 events are not accounted for, or a step has failed, 2 this
+machine or the command line lacks something.
 """
+
+# Only the standard library here: what is installed is for the second stage.
 
 from __future__ import annotations
 
@@ -26,22 +32,35 @@ import argparse
 import json
 import logging
 import os
-import resource
 import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS / "soak_project"))
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "soak_project")]
 
 import section  # noqa: E402
+from command_line import at_least  # noqa: E402
+
+import supported  # noqa: E402
+from demo import (  # noqa: E402
+    ROOT,
+    Failed,
+    Runner,
+    Signals,
+    check_machine,
+    environment,
+    exit_status,
+    install,
+)
+
+CACHE = ROOT / ".cache" / "outage"
 
 EVENTS_A_REQUEST = 10
 QUEUE_SIZE = 100
@@ -53,25 +72,62 @@ TRANSPORTS = ("stock", "bounded")
 Json = Dict[str, Any]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=int, default=20_000, help="a case (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each case (%(default)s)")
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--events",
+        type=at_least(EVENTS_A_REQUEST),
+        default=100_000,
+        metavar="N",
+        help="a case, besides those of the warm-up (default: 100000)",
+    )
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=1, metavar="N", help="of each case (default: 1)"
+    )
     parser.add_argument("--transport", choices=TRANSPORTS, action="append", help="default: both")
     parser.add_argument("--ingest", choices=INGESTS, action="append", help="default: all")
     parser.add_argument(
         "--write", action="store_true", help="keep the result in benchmarks/results/outage.json"
     )
-    parser.add_argument("--case", nargs=2, metavar=("TRANSPORT", "DSN"), help=argparse.SUPPRESS)
+    supported.add_option(parser)
+    # The second stage, in the environment that the first has made, and a case of it.
+    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write and (options.transport or options.ingest):
+        parser.error("--write is for all cases: without --transport and --ingest")
+    options.dsn = None  # see environment()
+    return options
+
+
+def main() -> int:
+    options = parse()
     if options.case:
         print(json.dumps(measure(*options.case, options.events)))
         return 0
+
+    def work(signals: Signals) -> int:
+        if options.installed:
+            return compare(options)
+        check_machine()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        runner = Runner(signals, CACHE, environment(options, CACHE))
+        python = install(runner, CACHE, options.sdk, [])
+        return runner.show([python, __file__, "--installed", *sys.argv[1:]])
+
+    return exit_status(work)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Measure the cases, and say what was found."""
     transports, ingests = options.transport or TRANSPORTS, options.ingest or INGESTS
     results: dict[tuple[str, str], list[Json]] = {}
     for _ in range(options.rounds):
         for ingest in ingests:
             for transport in transports:
+                print(f"{ingest}, {transport} ...", flush=True)
                 case = run_case(transport, ingest, options.events)
                 results.setdefault((transport, ingest), []).append(case)
     cases = [summary(transport, ingest, results) for transport, ingest in sorted(results)]
@@ -114,6 +170,8 @@ def missing(case: Json) -> int:
 
 
 def about() -> Json:
+    from importlib import metadata
+
     versions = {name: metadata.version(name) for name in ("sentry-sdk", "Django")}
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -140,14 +198,14 @@ def run_case(transport: str, ingest: str, events: int) -> Json:
             reader.start()
         try:
             done = subprocess.run(
-                [*command, f"http://public@127.0.0.1:{port}/1"],
-                stdout=subprocess.PIPE,
-                check=True,
+                [*command, f"http://public@127.0.0.1:{port}/1"], stdout=subprocess.PIPE
             )
         finally:
             if served is not None:
                 served.terminate()
                 reader.join()
+    if done.returncode != 0:
+        raise Failed(f"{ingest}, {transport}: exit status {done.returncode}, see above")
     result: Json = json.loads(done.stdout)
     result["delivered"] = 0
     if served is not None:
@@ -232,6 +290,8 @@ def measure(transport: str, dsn: str, events: int) -> Json:
 
 def peak() -> float:
     """The most memory that the process has had, in MB."""
+    import resource
+
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size / (1e6 if sys.platform == "darwin" else 1e3)
 

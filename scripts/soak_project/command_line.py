@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import List
+from typing import Callable, List
 
 LEAST = 1_000  # requests: fewer say nothing about memory
 
@@ -12,7 +12,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Those that the first stage hands on to the second."""
     parser.add_argument(
         "--requests",
-        type=_requests,
+        type=at_least(LEAST),
         default=500_000,
         metavar="N",
         help="to each server (default: 500000)",
@@ -42,11 +42,16 @@ def passed_on(options: argparse.Namespace) -> List[str]:
     return arguments
 
 
-def _requests(text: str) -> int:
-    try:
-        number = int(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        number = 0
-    if number < LEAST:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from {LEAST} on")
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument: a number, which may be 100,000 or 100_000."""
+
+    def number(text: str) -> int:
+        try:
+            found = int(text.replace(",", "").replace("_", ""))
+        except ValueError:
+            found = least - 1
+        if found < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number from {least} on")
+        return found
+
     return number

@@ -313,3 +313,27 @@ def test_a_readme_that_is_not_there(clone: Path) -> None:
     assert done.returncode == 1
     assert "git checkout -- README.md" in done.stderr
     assert not (clone / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--rounds 0", "0: expected a number from 1 on"),
+        ("--rounds=-1", "-1: expected a number from 1 on"),
+        ("--events 9", "9: expected a number from 10 on"),
+        ("--events many", "many: expected a number from 10 on"),
+        ("--write --ingest refuses", "--write is for all cases"),
+        ("--write --transport stock", "--write is for all cases"),
+        ("--sdk 9.9.9", "sentry-sdk 9.9.9: there are no patches for it"),
+    ],
+)
+def test_a_wrong_command_line_of_the_outage_is_refused(
+    clone: Path, arguments: str, said: str
+) -> None:
+    """Before anything is installed; and the kept results stay."""
+    path = clone / "benchmarks" / "results" / "outage.json"
+    before = path.read_bytes()
+    done = run(clone, "-S", "benchmarks/outage.py", *arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert path.read_bytes() == before
