@@ -98,6 +98,18 @@ def test_pip_shows_the_error(checkout: Path, python: Path) -> None:
     assert f"to {RELEASES[-1]}" in output
 
 
+def test_sdist_has_what_its_pages_show(checkout: Path, tmp_path: Path) -> None:
+    """Pictures and results too, of which the tables are made."""
+    run(checkout, sys.executable, "-m", "build", "--sdist", "-o", str(tmp_path / "sdist"))
+    shutil.unpack_archive(str(next((tmp_path / "sdist").iterdir())), str(tmp_path / "unpacked"))
+    unpacked = next((tmp_path / "unpacked").iterdir())
+    for name in "benchmarks", "docs":
+        paths = [path for path in (checkout / name).rglob("*") if path.is_file()]
+        for path in paths:
+            assert (unpacked / path.relative_to(checkout)).is_file(), path
+    run(unpacked, sys.executable, "scripts/soak.py", "--docs", "--check")
+
+
 def test_wheel_is_reproducible(checkout: Path, tmp_path: Path) -> None:
     """Through pip, from two copies, and from the sdist as well."""
     shutil.copytree(checkout, tmp_path / "other" / "place")
