@@ -5,9 +5,9 @@
     python3 scripts/test.py -e pipeline      one of them
     python3 scripts/test.py -e pipeline -- -k tampered
 
-The arguments are tox's. tox lives in a virtual environment of its own, in
-.cache/test-venv, so that a system Python which refuses `pip install` (PEP 668) is
-left alone. Remove that directory to begin afresh.
+The arguments are tox's, save -h and --help, which show this. tox lives in a virtual
+environment of its own, in .cache/test-venv, so that a system Python which refuses
+`pip install` (PEP 668) is left alone. Remove that directory to begin afresh.
 """
 
 import os
@@ -24,6 +24,9 @@ READY = VENV / f"tox-for-python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def main() -> int:
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(__doc__, end="")
+        return 0
     if sys.version_info < (3, 8):
         return _fail("Python 3.8 or later is needed, this is " + sys.version.split()[0])
     if not READY.is_file():
