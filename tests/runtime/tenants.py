@@ -3,6 +3,8 @@
     python tests/runtime/tenants.py                       100,000 interleavings
     python tests/runtime/tenants.py --on gevent --interleavings 5000 --seed 7
 
+with the Python of .tox/runtime-sdk2.75.0, or another that has what the tests need.
+
 An interleaving is one run of two requests, each with up to four chunks, whose steps take
 turns as a seeded generator of random numbers says:
 
@@ -549,6 +551,8 @@ def main(argv=None):
     parser.add_argument("--interleavings", type=int, default=100_000, help="in all")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args(argv)
+    if options.interleavings < 1:
+        parser.error(f"--interleavings {options.interleavings}: expected a number from 1 on")
     runs = [
         (on, lifecycle)
         for on in options.on or ("thread", "loop")

@@ -21,6 +21,19 @@ def loggers():
         logging.getLogger(name).propagate = True
 
 
+def test_no_interleavings_are_refused():
+    """They would find nothing, and say so."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--interleavings", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=110,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--interleavings 0: expected a number from 1 on" in done.stderr
+
+
 # A response may be collected while the body of another one runs.
 @pytest.mark.parametrize("on", ["thread", "loop"])
 def test_interleaved(init, loggers, lifecycle, on, pytestconfig):
