@@ -29,6 +29,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Type, Union
 from weakref import WeakSet
 
+from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import HttpTransport
 from sentry_sdk.worker import BackgroundWorker
 from urllib3.util import Retry, Timeout
@@ -37,7 +38,7 @@ from .runtime.log import internal_error, logger
 from .runtime.sdk import count_lost, unrecorded
 
 if TYPE_CHECKING:
-    from sentry_sdk.envelope import Envelope, Item
+    from sentry_sdk.envelope import Item
 
 __all__ = ["BoundedTransport", "bounded_transport"]
 
@@ -54,7 +55,7 @@ LONGEST_PAUSE = 1.0
 
 
 def bounded_transport(
-    *,
+    *wrong: object,
     queue_size: Optional[int] = None,
     timeout: "Union[float, Timeout, None]" = 10.0,
     retries: "Union[int, Retry]" = 1,
@@ -70,6 +71,14 @@ def bounded_transport(
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of range.
     """
+    if wrong:
+        if not isinstance(wrong[0], (dict, Envelope)):
+            raise TypeError(
+                "bounded_transport takes its arguments by name, such as queue_size=100; "
+                f"got {wrong[0]!r}"
+            )
+        # The SDK takes a function for a transport, and calls it in the application.
+        _report_missing_call()
     if queue_size is not None:
         _check_queue_size("queue_size", queue_size)
     return type(
@@ -82,6 +91,19 @@ def bounded_transport(
             "__module__": __name__,
         },
     )
+
+
+_missing_call_reported = False
+
+
+def _report_missing_call() -> None:
+    global _missing_call_reported
+    if not _missing_call_reported:
+        _missing_call_reported = True
+        logger.error(
+            "sentry_sdk.init(transport=bounded_transport): NOTHING is sent. It makes a "
+            "transport when it is called: transport=bounded_transport()"
+        )
 
 
 def _check_queue_size(name: str, value: object) -> None:

@@ -35,8 +35,8 @@ Shared by threads, and the rule that protects it:
   from its beginning, exchanged in one operation.
 * :class:`.counters.Counters`, ``LateSpans.count``: the counters' lock.
 * a ``Context`` that is entered refuses a second thread: see :func:`.context.run_in`.
-* ``sigterm._given_up``, ``_main_thread_asked``, ``django._set_up``: flags that only ever
-  become true. Two threads may both do what is done once, to the same effect.
+* ``sigterm._given_up``, ``_main_thread_asked``, ``django._set_up``: flags. Two threads may
+  both do what is done once, to the same effect.
 * ``BoundedTransport``: the lock of its ledger, and the SDK's queue.
 
 All else belongs to one request, and is used by whoever runs a step of it; or is written
