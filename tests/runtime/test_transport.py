@@ -597,13 +597,11 @@ def test_fork():
 def test_forgotten_parentheses(monkeypatch, caplog):
     """The SDK would call it with each envelope, and raise into the application."""
     monkeypatch.setattr(transport_module, "_missing_call_reported", False)
-    sentry_sdk.init(dsn="http://public@127.0.0.1:9/1", transport=bounded_transport)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some releases of the SDK deprecate functions
-            sentry_sdk.capture_message("first")
-            sentry_sdk.capture_message("second")
-    finally:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some releases of the SDK deprecate functions
+        sentry_sdk.init(dsn="http://public@127.0.0.1:9/1", transport=bounded_transport)
+        sentry_sdk.capture_message("first")
+        sentry_sdk.capture_message("second")
         sentry_sdk.init()
     (record,) = [record for record in caplog.records if record.name == "vendored_integration"]
     assert "transport=bounded_transport()" in record.getMessage()
