@@ -1,6 +1,7 @@
 """Bindings of context variables: seen where they should be, and nowhere else."""
 
 import contextvars
+import decimal
 import gc
 import threading
 
@@ -356,6 +357,22 @@ def test_language_is_what_it_is_without_us(init):
 
     for _ in range(2):  # the second finds what the first has left in this thread
         assert Exchange(serve(view)).read() == translation.get_language().encode() != b"de"
+
+
+def test_decimals_are_what_they_are_without_us(init):
+    """A context of theirs that was left decides about the bytes, too."""
+    init()
+
+    def body():
+        yield str(decimal.Decimal(1) / 7).encode()
+
+    def view(request):
+        with decimal.localcontext() as context:
+            context.prec = 3
+            return StreamingHttpResponse(body())
+
+    for _ in range(2):  # the second finds what the first has left in this thread
+        assert Exchange(serve(view)).read() == str(decimal.Decimal(1) / 7).encode() != b"0.143"
 
 
 def test_streaming_response_can_still_be_copied(init):

@@ -9,10 +9,11 @@ the body when these bindings are gone.
 While the body is iterated, and while its own ``close()`` runs, what has been left since
 is set again in the request's context: the very context, not a copy, so that the body can
 reset the tokens of the view, and whoever comes later sees what it has set. All else is as
-it is: what has been bound since, and Django's own language, time zone and URL settings.
+it is: what has been bound since, and what decides about the bytes (:func:`_decides`).
 """
 
 import asyncio
+import decimal
 import functools
 import sys
 from contextvars import Context, ContextVar, Token, copy_context
@@ -72,7 +73,7 @@ class BodyContext:
             return
         for variable, value in made_in.items():
             current = now.get(variable, _UNSET)
-            if current is value or variable in SENTRY_VARIABLES or variable in _others():
+            if current is value or variable in SENTRY_VARIABLES or _decides(variable, value):
                 continue
             # What is neither is a binding that was made later, or around this one.
             if _is_nothing(current) or asgiref.same(current, before.get(variable, _UNSET)):
@@ -172,9 +173,14 @@ def _is_nothing(value: Any) -> bool:
     return held is not None and all(item is None or item is ... for item in held.values())
 
 
+def _decides(variable: "ContextVar[Any]", value: Any) -> bool:
+    """Whether a variable decides how something is written, or where it runs."""
+    return variable in _of_django() or type(value) is decimal.Context
+
+
 @functools.lru_cache(maxsize=None)
-def _others() -> "FrozenSet[ContextVar[Any]]":
-    """The variables of asgiref and Django, whose values make the bytes of a body."""
+def _of_django() -> "FrozenSet[ContextVar[Any]]":
+    """The variables of asgiref itself, and of Django: language, time zone, URL settings."""
     from django.urls import base
     from django.utils import timezone
     from django.utils.translation import trans_real
