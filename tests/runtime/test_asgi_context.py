@@ -594,7 +594,7 @@ def test_source_that_somebody_goes_on_to_read(sentry):
     cached = []
 
     async def body():
-        for number in range(10):
+        for number in range(100):
             yield b"%d" % number
 
     async def fill(parts, queue):
@@ -624,5 +624,5 @@ def test_source_that_somebody_goes_on_to_read(sentry):
         await tasks[0]
 
     asyncio.run(main())
-    assert len(cached) == 10
+    assert len(cached) == 100
     assert sentry.root().outcome == "cancelled"
