@@ -5,10 +5,10 @@
     python3 benchmarks/outage.py --events 20000 --rounds 3 --transport bounded
     python3 benchmarks/outage.py --write            keep the result in the repository
 
-Builds this checkout, and installs it in .cache/outage. A Django view logs ten errors, with the stock transport and with bounded_transport, while
-the ingest is healthy, refuses connections, or takes requests and never answers. Each case
-is a process of its own; the ingest is one, too. Times are those of a request, in
-milliseconds:
+Builds this checkout, and installs it in .cache/outage. A Django view logs ten errors, with the
+stock transport and with bounded_transport, while the ingest is healthy, refuses connections, or
+takes requests and never answers. Each case is a process of its own; the ingest is one, too.
+Times are those of a request, in milliseconds:
 
     CPU      of the process, with the thread that sends: the mean
     thread   CPU of the thread that serves: the median
