@@ -627,7 +627,8 @@ def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
             if integration == "ours":
                 (trace,) = transactions(running.sink, request_id)
                 check_trace(trace, "cancelled", "cancelled")
-                assert running.sink.errors() == []
+                # (but for what the event loop says of generators that both of them leave)
+                assert {event["logger"] for event in running.sink.errors()} <= {"asyncio"}
     # In the order in which the garbage collector finds what the event loop has left.
     ours, without = ({line.split(" coro=")[0] for line in log} for log in logs)
     # What daphne leaves to the collector differs from run to run.
