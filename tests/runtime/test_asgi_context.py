@@ -1,6 +1,7 @@
 """ASGI: a body runs where it was made, within its task, and is closed when it is left."""
 
 import asyncio
+import collections.abc
 import contextvars
 import gc
 import sys
@@ -626,3 +627,62 @@ def test_source_that_somebody_goes_on_to_read(sentry):
     asyncio.run(main())
     assert len(cached) == 100
     assert sentry.root().outcome == "cancelled"
+
+
+def test_server_sees_nothing_of_what_the_body_sees(init):
+    """A middleware outside of Django that writes a variable into a header, or logs it."""
+    init()
+    seen = []
+
+    async def body():
+        yield report()
+        yield report()
+
+    async def view(request):
+        return bound("A", body)
+
+    async def main():
+        application = serve_asgi(view)
+
+        async def outer(scope, receive, send):
+            async def observed(message):
+                seen.append(report())
+                await send(message)
+
+            await application(scope, receive, observed)
+
+        return await read(outer)
+
+    assert asyncio.run(main()).chunks == [b"A A A;"] * 2
+    assert set(seen) == {b"- - -;"}
+
+
+def test_class_of_the_application_s_own_with_aclose(init):
+    """It may be read again, by the next response."""
+    init()
+
+    class Subscription(collections.abc.AsyncGenerator):
+        closed = 0
+
+        async def asend(self, value):
+            return b"event"
+
+        async def athrow(self, *error):
+            raise StopAsyncIteration
+
+        async def aclose(self):
+            self.closed += 1
+
+    subscription = Subscription()
+
+    async def view(request):
+        return StreamingHttpResponse(subscription)
+
+    async def main():
+        connection = Connection(serve_asgi(view))
+        await connection.sent(2)
+        connection.hang_up("error")
+        await connection.end()
+
+    asyncio.run(main())
+    assert subscription.closed == 0

@@ -486,6 +486,60 @@ def test_close_sees_what_the_body_has_set(init):
     assert seen == ["of the body"]
 
 
+def test_what_the_body_sets_in_place_of_a_binding_is_kept(init):
+    """As without us; of a Local, which holds all in one variable, the rest is as it was."""
+    init()
+    own = contextvars.ContextVar("own", default="-")
+    own_local = Local()
+    seen = []
+
+    def view(request):
+        token = own.set("view")
+        own_local.user = "alice"
+        try:
+            return StreamingHttpResponse(body())
+        finally:
+            own.reset(token)
+            del own_local.user
+
+    def body():
+        yield f"{own.get()} {getattr(own_local, 'user', '-')}".encode()
+        own.set("body")
+        own_local.rows = 7
+
+    def finished(**kwargs):
+        seen.append((own.get(), getattr(own_local, "user", "-"), own_local.rows))
+
+    request_finished.connect(finished)
+    try:
+        body_seen = Exchange(serve(view)).read()
+    finally:
+        request_finished.disconnect(finished)
+    if LOCALS_FOLLOW_CONTEXTS:
+        assert body_seen == b"view alice"
+    assert seen == [("body", "-", 7)]
+    assert own.get() == "body"
+
+
+def test_response_that_is_served_twice(init):
+    """The second request sees nothing of the first."""
+    init()
+
+    class Again(StreamingHttpResponse):
+        def __iter__(self):
+            yield get_contextvars().get("id", "-").encode()
+
+    made = []
+
+    def view(request):
+        with bound_contextvars(id="alice"):
+            made.append(made[0] if made else Again([]))
+        return made[-1]
+
+    assert Exchange(serve(view)).read() == b"alice"
+    assert Exchange(serve(view)).read() == b"-"
+
+
 def test_what_is_bound_later_is_seen(init):
     """By a middleware outside of the view, say."""
     init()
@@ -534,11 +588,12 @@ def test_bindings_of_the_body_end_with_it(init):
     seen = []
 
     def body():
+        yield report()
+        token = request_id.set("B")
         try:
             yield report()
-            request_id.set("B")
-            yield report()
         finally:
+            request_id.reset(token)
             seen.append(report())
 
     def finished(**kwargs):
@@ -553,5 +608,5 @@ def test_bindings_of_the_body_end_with_it(init):
         exchange.close()
     finally:
         request_finished.disconnect(finished)
-    assert seen == [b"A B A;", b"- - -;"]
+    assert seen == [b"A A A;", b"- - -;"]
     assert report() == b"- - -;"

@@ -9,7 +9,7 @@ of the place where the body runs.
 
 import threading
 from contextvars import ContextVar
-from typing import Any, Dict, FrozenSet, Optional
+from typing import Any, Dict, FrozenSet
 
 from .frames import hidden
 
@@ -40,29 +40,28 @@ def _own_variables() -> "FrozenSet[ContextVar[Any]]":
 OWN_VARIABLES = _own_variables()
 
 
-def moved(value: Any) -> Any:
-    """Return a variable's value as it has to be in this thread."""
-    if _Storage is None or type(value) is not _Storage:
-        return value
-    return value if value.thread_id == threading.get_ident() else _local._rehome(value)
+def is_local(variable: "ContextVar[Any]") -> bool:
+    """Whether a Local keeps its attributes in this variable."""
+    return variable.name == "asgiref.local"
 
 
-def held_by_local(value: Any) -> "Optional[Dict[str, Any]]":
-    """Return what a Local holds, if the value of a variable is a Local's."""
+def held_by_local(value: Any) -> "Dict[str, Any]":
+    """Return what a Local holds, by the value of its variable; nothing, if that is unset."""
     if _Storage is not None and type(value) is _Storage:
         value = value.data
-    return value if type(value) is dict else None  # up to 3.11 it is that
+    return value if type(value) is dict else {}  # up to 3.11 it is that
 
 
-def same(value: Any, other: Any) -> bool:
-    """Whether two values of a variable are one: of a Local, what it holds."""
-    if value is other:
-        return True
-    value, other = held_by_local(value), held_by_local(other)
-    if value is None or other is None or len(value) != len(other):
+def local_with(attributes: "Dict[str, Any]") -> Any:
+    """Return the value of a Local's variable, in this thread."""
+    return attributes if _Storage is None else _Storage(threading.get_ident(), attributes)
+
+
+def same(some: "Dict[str, Any]", other: "Dict[str, Any]") -> bool:
+    """Whether two Locals hold the same; not by equality, which is the application's code."""
+    if len(some) != len(other):
         return False
-    # Not by equality, which is the application's code.
-    return all(key in other and value[key] is other[key] for key in value)
+    return all(key in other and some[key] is other[key] for key in some)
 
 
 __name__ = hidden(__name__)

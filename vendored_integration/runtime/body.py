@@ -16,8 +16,10 @@ import asyncio
 import decimal
 import functools
 import sys
+import weakref
 from contextvars import Context, ContextVar, Token, copy_context
-from typing import Any, AsyncGenerator, Callable, FrozenSet, List, Optional, Tuple
+from types import AsyncGeneratorType
+from typing import Any, Callable, FrozenSet, List, Optional, Tuple
 
 import sentry_sdk.scope
 
@@ -38,16 +40,15 @@ _current_scope = sentry_sdk.scope._current_scope
 class BodyContext:
     """What was bound when a streaming response was made, and is to be set for its body."""
 
-    __slots__ = ("generators", "_made_in", "_bindings", "_tokens", "_left_elsewhere")
+    __slots__ = ("generators", "_made_in", "_bindings", "_entered", "_left_elsewhere")
 
     def __init__(self) -> None:
         #: The async generators that the response was given, which it does not close: the
         #: last one is iterated, and may read those before it.
-        self.generators: "List[AsyncGenerator[Any, Any]]" = []
+        self.generators: "List[weakref.ref[Any]]" = []
         self._made_in: "Optional[Context]" = copy_context()
-        self._bindings: "List[Tuple[ContextVar[Any], Any]]" = []
-        # Those in force now: of the context that they were set in.
-        self._tokens: "List[Token[Any]]" = []
+        self._bindings: "List[_Binding]" = []
+        self._entered = False
         # Whether they had to stay set, see leave().
         self._left_elsewhere = False
 
@@ -56,11 +57,16 @@ class BodyContext:
         return (BodyContext, ())
 
     @property
+    def sees_more(self) -> bool:
+        """Whether there is anything to set."""
+        return bool(self._bindings)
+
+    @property
     def in_force(self) -> "FrozenSet[ContextVar[Any]]":
         """The variables that have the body's values, and are nobody else's concern."""
-        if not self._tokens and not self._left_elsewhere:
+        if not self._entered and not self._left_elsewhere:
             return frozenset()
-        return frozenset(variable for variable, _ in self._bindings)
+        return frozenset(binding.variable for binding in self._bindings)
 
     def find(self, now: Context, before: Context) -> None:
         """Find out which bindings have been left since.
@@ -68,39 +74,47 @@ class BodyContext:
         :param now: the request's context, in which the body is going to be iterated.
         :param before: what that was when the request began.
         """
-        made_in, self._made_in = self._made_in, None
+        # A response that is served once more has nothing of the first request.
+        made_in, self._made_in, self._bindings = self._made_in, None, []
         if made_in is None:
             return
         for variable, value in made_in.items():
             current = now.get(variable, _UNSET)
             if current is value or variable in SENTRY_VARIABLES or _decides(variable, value):
                 continue
-            # What is neither is a binding that was made later, or around this one.
-            if _is_nothing(current) or asgiref.same(current, before.get(variable, _UNSET)):
-                self._bindings.append((variable, value))
+            earlier = before.get(variable, _UNSET)
+            if asgiref.is_local(variable):
+                held, has, had = map(asgiref.held_by_local, (value, current, earlier))
+                keys = {
+                    key: item
+                    for key, item in held.items()
+                    if _was_left(item, has.get(key, _UNSET), had.get(key, _UNSET))
+                }
+                if keys:
+                    self._bindings.append(_OfLocal(variable, keys))
+            elif _was_left(value, current, earlier):
+                self._bindings.append(_Binding(variable, value))
         scope = made_in.get(_current_scope)
         if scope is not now.get(_current_scope) and (
             made_in.get(_isolation_scope) is now.get(_isolation_scope)
         ):
-            self._bindings.append((_current_scope, scope))  # made within new_scope()
+            self._bindings.append(_Binding(_current_scope, scope))  # made within new_scope()
 
     def enter(self) -> None:
         """Set what has been left, in the running context."""
-        if self._bindings and not self._tokens:
-            self._tokens = [
-                variable.set(asgiref.moved(value)) for variable, value in self._bindings
-            ]
+        if not self._entered:
+            self._entered = True
+            for binding in self._bindings:
+                binding.set()
 
     def leave(self) -> None:
-        """Undo :meth:`enter`, and remember what the body has set instead."""
-        tokens, self._tokens = self._tokens, []
-        if not tokens:
+        """Undo :meth:`enter`; what the body has set instead is kept, as without us."""
+        if not self._entered:
             return
-        values = ((token.var, token.var.get(_UNSET)) for token in tokens)
-        self._bindings = [(variable, value) for variable, value in values if value is not _UNSET]
+        self._entered = False
         try:
-            for token in tokens:
-                token.var.reset(token)
+            for binding in self._bindings:
+                binding.unset()
         except ValueError:
             # In a copy, or in another task: nobody else is there, and in the context of the
             # body somebody is.
@@ -108,7 +122,7 @@ class BodyContext:
 
     def call(self, function: "Callable[[], Any]") -> Any:
         """Call something of the body's, with what has been left."""
-        if not self._bindings or self._tokens:
+        if self._entered:
             return function()
         self.enter()
         try:
@@ -120,13 +134,74 @@ class BodyContext:
         """Close what is iterated now, and not when the garbage collector finds it."""
         last = True
         while self.generators:
-            generator = self.generators.pop()
+            generator = self.generators.pop()()
             # A task of the application's may be waiting in it, or may go on reading it.
-            if _has_ended(generator) or getattr(generator, "ag_running", False):
+            if (
+                generator is None
+                or _has_ended(generator)
+                or getattr(generator, "ag_running", False)
+            ):
                 pass
             elif last or await _is_let_go(generator):
                 await _aclose(generator)
             last = False
+
+
+class _Binding:
+    """A variable, and its value for the body."""
+
+    __slots__ = ("variable", "value", "_token")
+
+    def __init__(self, variable: "ContextVar[Any]", value: Any) -> None:
+        self.variable = variable
+        self.value = value
+        # Of what the variable was before; as long as the body has set it to something else.
+        self._token: "Optional[Token[Any]]" = None
+
+    def set(self) -> None:
+        if self._token is None:
+            self._token = self.variable.set(self.value)
+
+    def unset(self) -> None:
+        """
+        :raises ValueError: in another context.
+        """
+        # The body may have set it, and go back to this value when it is closed.
+        if self._token is not None and self.variable.get(_UNSET) is self.value:
+            token, self._token = self._token, None
+            self.variable.reset(token)
+
+
+class _OfLocal(_Binding):
+    """Some attributes of a Local, which holds all of its attributes in one variable."""
+
+    __slots__ = ()
+
+    def set(self) -> None:
+        if self._token is None:
+            held = asgiref.held_by_local(self.variable.get(None))
+            self._token = self.variable.set(asgiref.local_with({**held, **self.value}))
+
+    def unset(self) -> None:
+        token, self._token = self._token, None
+        if token is None:
+            return
+        held = asgiref.held_by_local(self.variable.get(None))
+        before = asgiref.held_by_local(token.old_value)
+        # What the body has set is its own from now on.
+        self.value = {
+            key: item for key, item in self.value.items() if held.get(key, _UNSET) is item
+        }
+        left = {key: item for key, item in held.items() if key not in self.value}
+        left.update((key, before[key]) for key in self.value if key in before)
+        self.variable.reset(token)
+        if not asgiref.same(left, before):
+            self.variable.set(asgiref.local_with(left))
+
+
+def _was_left(value: Any, current: Any, earlier: Any) -> bool:
+    """Whether a binding has been left: what is neither was made later, or around this one."""
+    return current is not value and (_is_nothing(current) or current is earlier)
 
 
 def _has_ended(generator: Any) -> bool:
@@ -167,10 +242,7 @@ async def _aclose(generator: Any) -> None:
 
 def _is_nothing(value: Any) -> bool:
     """Whether a variable is as good as unset: what a block leaves that knows no tokens."""
-    if value is _UNSET or value is None or value is ...:  # structlog's
-        return True
-    held = asgiref.held_by_local(value)
-    return held is not None and all(item is None or item is ... for item in held.values())
+    return value is _UNSET or value is None or value is ...  # structlog's
 
 
 def _decides(variable: "ContextVar[Any]", value: Any) -> bool:
@@ -203,6 +275,12 @@ class _OfBody:
 
     def __call__(self) -> Any:
         return self._body.call(self._function)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._function == (other._function if type(other) is _OfBody else other))
+
+    def __hash__(self) -> int:
+        return hash(self._function)
 
     def __reduce__(self) -> "Tuple[Any, ...]":
         return (_itself, (self._function,))
@@ -243,8 +321,8 @@ def patch_streaming_response() -> None:
             setattr(self, _ATTRIBUTE, body)
         closers[known:] = [_OfBody(body, closer) for closer in closers[known:]]
         # Whatever else has an aclose() may be meant to live longer.
-        if isinstance(self._iterator, AsyncGenerator):
-            body.generators.append(self._iterator)
+        if type(self._iterator) is AsyncGeneratorType:
+            body.generators.append(weakref.ref(self._iterator))
 
     StreamingHttpResponse._set_streaming_content = _set_streaming_content
 
@@ -262,11 +340,12 @@ def patch_asgi_handler() -> None:
     async def _send_response(self: Any, response: Any, send: Any) -> None:
         body = body_context(response)
         exchange = current_exchange()
-        before = None
         if isinstance(exchange, HttpExchange):
             exchange.respond(response.streaming)
             if body is not None:
-                before = _begin(body, exchange)
+                _begin(body, exchange)
+                if body.sees_more:
+                    send = _out_of(body, send)
         try:
             await send_response(self, response, send)
         except GeneratorExit:
@@ -281,23 +360,34 @@ def patch_asgi_handler() -> None:
         finally:
             if body is not None:
                 _end(body)
-            if before is not None and isinstance(exchange, HttpExchange):
-                # The SDK remembers the error that it has reported in a context variable,
-                # and Django sends in a task of its own.
-                exchange.body = (copy_context(), before)
+                if isinstance(exchange, HttpExchange):
+                    # For what the SDK remembers: Django sends in a task of its own.
+                    exchange.sent_in = copy_context()
 
     ASGIHandler.send_response = _send_response
 
 
-def _begin(body: BodyContext, exchange: HttpExchange) -> Context:
-    """:return: what the context was before the body."""
-    now = copy_context()
+def _begin(body: BodyContext, exchange: HttpExchange) -> None:
     try:
-        body.find(now, exchange.before)
+        body.find(copy_context(), exchange.before)
         body.enter()
     except Exception:
         internal_error("internal error; a body may not see what was bound")
-    return now
+
+
+def _out_of(body: BodyContext, send: "Callable[[Any], Any]") -> "Callable[[Any], Any]":
+    """Return a ``send`` that shows the server nothing of what the body alone sees."""
+
+    async def _send(message: Any) -> Any:
+        _end(body)
+        try:
+            return await send(message)
+        finally:
+            # After the last one Django closes the response.
+            if message.get("type") != "http.response.body" or message.get("more_body"):
+                body.enter()
+
+    return _send
 
 
 def _end(body: BodyContext) -> None:

@@ -10,10 +10,9 @@ import threading
 import time
 from contextvars import Context, ContextVar, copy_context
 from time import perf_counter
-from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
+from typing import Any, Awaitable, Callable, Dict, Optional
 
 from . import sdk
-from .context import NO_TOKENS, publish
 from .counters import counters
 from .frames import hidden
 from .hang_up import is_hang_up
@@ -298,8 +297,8 @@ class HttpExchange(Exchange):
         self._streaming: "Optional[bool]" = None
         #: The context when the request began.
         self.before = copy_context()
-        #: The one that a body was sent in, after that and before.
-        self.body: "Optional[Tuple[Context, Context]]" = None
+        #: The one that Django's response was sent in, when that was over.
+        self.sent_in: "Optional[Context]" = None
         # Whether all that was to be sent has been sent.
         self._complete = False
         self._content_length: "Optional[int]" = None
@@ -416,11 +415,10 @@ class HttpExchange(Exchange):
 
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
         record, self._record = self._record, None
-        body, self.body = self.body, None
-        if failed and body is not None:
-            # The body may have reported the error itself: the SDK's memory of that
-            # is a context variable, and Django iterates in a task of its own.
-            publish(*body, NO_TOKENS)
+        sent_in, self.sent_in = self.sent_in, None
+        if failed and sent_in is not None:
+            # The body may have reported the error itself.
+            sdk.remember_reported(sent_in)
         if isinstance(error, GeneratorExit):
             outcome = "abandoned"
         elif failed and not _in_background(error):

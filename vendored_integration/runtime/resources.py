@@ -42,9 +42,15 @@ def spare_unread_body(extractor: Any) -> None:
 
 
 def _is_not_ours(request: Any) -> bool:
-    if not ending_early.get() or request.META.get("CONTENT_LENGTH") in (None, "", "0"):
+    if not ending_early.get() or hasattr(request, "_body") or hasattr(request, "_post"):
         return False
-    return not (hasattr(request, "_body") or getattr(request, "_read_started", False))
+    meta = request.META
+    # (without a length it may be sent in chunks; and Django has read that of ASGI to a file)
+    return (
+        meta.get("CONTENT_LENGTH") not in (None, "", "0")
+        or "HTTP_TRANSFER_ENCODING" in meta
+        or hasattr(request, "scope")
+    )
 
 
 @contextlib.contextmanager

@@ -332,12 +332,13 @@ def is_file_response(response: Any, file_wrapper: Any) -> bool:
 
 
 def _has_file(wrapper: Any) -> bool:
-    """Whether a server's wrapper has a file of the system; gunicorn asks for it likewise."""
-    # gunicorn's and wsgiref's; Werkzeug's and waitress's. Any other is the server's secret.
-    for name in "filelike", "file":
-        file = getattr(wrapper, name, None)
-        if file is not None:
-            return type(file.fileno()) is int
+    """Whether the server reads what is in its wrapper itself, as far as one can tell."""
+    file = getattr(wrapper, "filelike", None)
+    if file is not None:  # gunicorn's, which asks in the same way, and wsgiref's
+        return type(file.fileno()) is int
+    file = getattr(wrapper, "file", None)
+    if file is not None and hasattr(wrapper, "prepare"):  # waitress's
+        return hasattr(file, "seek") and hasattr(file, "tell")
     return True
 
 

@@ -8,6 +8,7 @@ In the static lifecycle the root of a request is a ``Transaction``: ``set_data``
 import contextlib
 import functools
 import inspect
+from contextvars import Context, ContextVar
 from typing import Any, Callable, Dict, Iterator, Optional
 
 import sentry_sdk
@@ -137,6 +138,19 @@ def capture_exception(span: Any) -> None:
             _capture_exception()
     finally:
         scope._span = current
+
+
+def remember_reported(context: Context) -> None:
+    """Let the running context know the error that was reported last in another one.
+
+    The SDK remembers it in a context variable, so that there is one event of each.
+    """
+    dedupe = sentry_sdk.get_client().get_integration("dedupe")
+    variable = getattr(dedupe, "_last_seen", None)
+    if isinstance(variable, ContextVar):
+        last = context.get(variable)
+        if last is not None:
+            variable.set(last)
 
 
 def unfailing(report: "Callable[..., None]") -> "Callable[..., None]":
