@@ -101,7 +101,7 @@ def test_cancelled(sentry, lifecycle, kind, how):
             with start_span(f"chunk {number}"):
                 yield b"event"
             number += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # 1,000 spans would be sent at once
 
     async def main():
         connection = Connection(streaming_app(kind, body))
