@@ -23,9 +23,9 @@ from vendored_integration.wsgi import SentryWsgiMiddleware
 request_id = contextvars.ContextVar("request_id")
 local = Local()
 
-# Before 3.9 (the newest for Python 3.8 is 3.8.1) asgiref keeps all of a Local in one
-# dict, which contexts share: it follows no context, with or without us.
-LOCALS_FOLLOW_CONTEXTS = tuple(map(int, asgiref.__version__.split(".")[:2])) >= (3, 9)
+# Before 3.9.1 (the newest for Python 3.8 is 3.8.1) contexts share a dict of a Local's
+# attributes: to delete one is to delete it everywhere, with or without us.
+LOCALS_FOLLOW_CONTEXTS = tuple(map(int, asgiref.__version__.split("."))) >= (3, 9, 1)
 
 
 @pytest.fixture(autouse=True)

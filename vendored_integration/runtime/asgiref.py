@@ -45,6 +45,14 @@ def is_local(variable: "ContextVar[Any]") -> bool:
     return variable.name == "asgiref.local"
 
 
+def is_of(local: Any, variable: "ContextVar[Any]") -> bool:
+    """Whether a Local keeps something in this variable."""
+    data = getattr(getattr(local, "_storage", None), "_data", None)
+    if type(data) is dict:  # in 3.9 each attribute has a variable of its own
+        return any(variable is other for other in data.values())
+    return data is variable
+
+
 def held_by_local(value: Any) -> "Dict[str, Any]":
     """Return what a Local holds, by the value of its variable; nothing, if that is unset."""
     if _Storage is not None and type(value) is _Storage:

@@ -247,21 +247,21 @@ def _is_nothing(value: Any) -> bool:
 
 def _decides(variable: "ContextVar[Any]", value: Any) -> bool:
     """Whether a variable decides how something is written, or where it runs."""
-    return variable in _of_django() or type(value) is decimal.Context
+    return (
+        variable in asgiref.OWN_VARIABLES
+        or type(value) is decimal.Context
+        or any(asgiref.is_of(local, variable) for local in _locals_of_django())
+    )
 
 
 @functools.lru_cache(maxsize=None)
-def _of_django() -> "FrozenSet[ContextVar[Any]]":
-    """The variables of asgiref itself, and of Django: language, time zone, URL settings."""
+def _locals_of_django() -> "Tuple[Any, ...]":
+    """Language, time zone, URL settings."""
     from django.urls import base
     from django.utils import timezone
     from django.utils.translation import trans_real
 
-    locals_ = (base._prefixes, base._urlconfs, timezone._active, trans_real._active)
-    variables = (getattr(getattr(local, "_storage", None), "_data", None) for local in locals_)
-    return asgiref.OWN_VARIABLES.union(
-        variable for variable in variables if isinstance(variable, ContextVar)
-    )
+    return (base._prefixes, base._urlconfs, timezone._active, trans_real._active)
 
 
 class _OfBody:
