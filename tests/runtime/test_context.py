@@ -603,7 +603,8 @@ def test_bindings_of_the_body_end_with_it(init):
     try:
         exchange = Exchange(serve(binding_view("A", body)))
         steps = iter(exchange.response)
-        assert [next(steps), next(steps)] == [b"A A A;", b"A B A;"]
+        assert next(steps) == b"A A A;"
+        assert next(steps) == (b"A B A;" if LOCALS_FOLLOW_CONTEXTS else b"A B B;")
         assert report() == b"- - -;"
         exchange.close()
     finally:

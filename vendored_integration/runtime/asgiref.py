@@ -9,7 +9,7 @@ of the place where the body runs.
 
 import threading
 from contextvars import ContextVar
-from typing import Any, Dict, FrozenSet
+from typing import Any, Dict
 
 from .frames import hidden
 
@@ -24,20 +24,22 @@ except ImportError:  # no Django
 _Storage: Any = getattr(_local, "_Storage", None)
 
 
-def _own_variables() -> "FrozenSet[ContextVar[Any]]":
-    """Return asgiref's own variables, as far as this release has them."""
-    # A Local; before 3.8 it knew nothing of context variables.
-    executors = getattr(getattr(AsyncToSync, "executors", None), "_storage", None)
-    found = (
-        getattr(executors, "_data", None),
+#: By these asgiref finds its way back from a call; which there are depends on the release.
+_OWN = frozenset(
+    variable
+    for variable in (
         getattr(AsyncToSync, "async_single_thread_context", None),
         getattr(SyncToAsync, "thread_sensitive_context", None),
         getattr(SyncToAsync, "deadlock_context", None),
     )
-    return frozenset(variable for variable in found if isinstance(variable, ContextVar))
+    if isinstance(variable, ContextVar)
+)
+_OWN_LOCAL = getattr(AsyncToSync, "executors", None)
 
 
-OWN_VARIABLES = _own_variables()
+def is_own(variable: "ContextVar[Any]") -> bool:
+    """Whether asgiref keeps something of its own in this variable."""
+    return variable in _OWN or is_of(_OWN_LOCAL, variable)
 
 
 def is_local(variable: "ContextVar[Any]") -> bool:

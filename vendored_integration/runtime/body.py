@@ -248,7 +248,7 @@ def _is_nothing(value: Any) -> bool:
 def _decides(variable: "ContextVar[Any]", value: Any) -> bool:
     """Whether a variable decides how something is written, or where it runs."""
     return (
-        variable in asgiref.OWN_VARIABLES
+        asgiref.is_own(variable)
         or type(value) is decimal.Context
         or any(asgiref.is_of(local, variable) for local in _locals_of_django())
     )
