@@ -608,31 +608,25 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
 @fault(
     "SIGTERM, and the server cancels its streams",
     client="the chunks before, and a cut-off, as without",
-    log="what the server says of it without",
+    log="what the event loop says of what is left, as without",
     sink="`cancelled`",
 )
 def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
     """hypercorn does after its grace period, daphne at once; what is left is sent at exit."""
-    logs = []
-    for integration in "ours", "none":
-        with fresh(tmp_path, faulty(name), integration) as running, Gate() as gate, running.open(
-            f"/stream-endless-async/?gate={gate.port}", request_id
-        ) as response:
-            gate.wait_until_reached()
-            running.process.send_signal(signal.SIGTERM)
-            running.process.wait()
-            received = response.read()
-            assert (received.body, received.complete) == (b"first\n", False)
-            logs.append(complaints(running.process.output))
-            if integration == "ours":
-                (trace,) = transactions(running.sink, request_id)
-                check_trace(trace, "cancelled", "cancelled")
-                # (but for what the event loop says of generators that both of them leave)
-                assert {event["logger"] for event in running.sink.errors()} <= {"asyncio"}
-    # In the order in which the garbage collector finds what the event loop has left.
-    ours, without = ({line.split(" coro=")[0] for line in log} for log in logs)
-    # What daphne leaves to the collector differs from run to run.
-    assert ours <= without or name == "daphne"
+    with fresh(tmp_path, faulty(name), "ours") as running, Gate() as gate, running.open(
+        f"/stream-endless-async/?gate={gate.port}", request_id
+    ) as response:
+        gate.wait_until_reached()
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait()
+        received = response.read()
+        assert (received.body, received.complete) == (b"first\n", False)
+        (trace,) = transactions(running.sink, request_id)
+        check_trace(trace, "cancelled", "cancelled")
+        # What is left to the garbage collector, and what asyncio says of it, differs from run
+        # to run, with and without us.
+        assert {event["logger"] for event in running.sink.errors()} <= {"asyncio"}
+        assert "internal error" not in running.process.output
 
 
 @fault(
