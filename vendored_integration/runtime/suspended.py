@@ -161,8 +161,10 @@ class SuspendedRecord(Record):
 
     def close(self) -> None:
         """The server has closed the response, and the response's own close() has run."""
-        sent = self._span is not None and self._span.sampled is not False
-        with connections_as_before(close_if_old) if sent else _NOTHING_TO_DO:
+        span = None if self._suspended is None else self._span
+        # (nothing is sent of what has ended already, or is not sampled)
+        sends = span is not None and span.sampled is not False
+        with connections_as_before(close_if_old) if sends else _NOTHING_TO_DO:
             try:
                 self.end("completed" if self._is_complete() else "cancelled")
             finally:
