@@ -13,7 +13,6 @@ it is: what has been bound since, and what decides about the bytes (:func:`_deci
 """
 
 import asyncio
-import decimal
 import functools
 import sys
 import weakref
@@ -249,7 +248,7 @@ def _decides(variable: "ContextVar[Any]", value: Any) -> bool:
     """Whether a variable decides how something is written, or where it runs."""
     return (
         asgiref.is_own(variable)
-        or type(value) is decimal.Context
+        or type(value) is getattr(sys.modules.get("decimal"), "Context", None)
         or any(asgiref.is_of(local, variable) for local in _locals_of_django())
     )
 
