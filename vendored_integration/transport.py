@@ -79,6 +79,7 @@ def bounded_transport(
             )
         # The SDK takes a function for a transport, and calls it in the application.
         _report_missing_call()
+        return BoundedTransport
     if queue_size is not None:
         _check_queue_size("queue_size", queue_size)
     return type(

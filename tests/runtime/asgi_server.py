@@ -111,6 +111,14 @@ async def read(app, path="/", **connection):
     return connection
 
 
+async def hang_up_after(app, chunks, how="error"):
+    """Serve a request whose client goes after so many chunks; return its error, or None."""
+    connection = Connection(app)
+    await connection.sent(chunks)
+    connection.hang_up(how)
+    return await connection.end()
+
+
 def plain_app(body, headers=(), status=200):
     """A plain ASGI application that streams; it listens to its client, as Starlette does."""
 

@@ -15,6 +15,7 @@ from asgi_server import (
     KINDS,
     Connection,
     django_app,
+    hang_up_after,
     plain_app,
     read,
     streaming_app,
@@ -103,13 +104,7 @@ def test_cancelled(sentry, lifecycle, kind, how):
             number += 1
             await asyncio.sleep(0.001)  # 1,000 spans would be sent at once
 
-    async def main():
-        connection = Connection(streaming_app(kind, body))
-        await connection.sent(2)
-        connection.hang_up(how)
-        return await connection.end()
-
-    error = asyncio.run(main())
+    error = asyncio.run(hang_up_after(streaming_app(kind, body), 2, how))
     if how == "error":
         assert isinstance(error, ConnectionResetError)
     else:

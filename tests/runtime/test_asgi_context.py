@@ -14,6 +14,7 @@ from asgi_server import (
     DJANGO_STREAMS_APART,
     HANG_UPS,
     Connection,
+    hang_up_after,
     read,
 )
 from asgiref.sync import async_to_sync, sync_to_async
@@ -390,10 +391,7 @@ def test_closed_at_once(sentry, how, chain):
         return response
 
     async def main():
-        connection = Connection(serve_asgi(view))
-        await connection.sent(2)
-        connection.hang_up(how)
-        await connection.end()
+        await hang_up_after(serve_asgi(view), 2, how)
         return list(closed)
 
     gc.disable()
@@ -578,13 +576,7 @@ def test_heartbeat(sentry, caplog):
         response.streaming_content = heartbeat(response.streaming_content)
         return response
 
-    async def main():
-        connection = Connection(serve_asgi(view))
-        await connection.sent(4)
-        connection.hang_up("error")
-        await connection.end()
-
-    asyncio.run(main())
+    asyncio.run(hang_up_after(serve_asgi(view), 4))
     assert sentry.root().outcome == "cancelled"
     assert not sentry.errors()
     assert not caplog.records
@@ -618,10 +610,7 @@ def test_source_that_somebody_goes_on_to_read(sentry):
         return response
 
     async def main():
-        connection = Connection(serve_asgi(view))
-        await connection.sent(3)
-        connection.hang_up("error")
-        await connection.end()
+        await hang_up_after(serve_asgi(view), 3)
         await tasks[0]
 
     asyncio.run(main())
@@ -678,11 +667,5 @@ def test_class_of_the_application_s_own_with_aclose(init):
     async def view(request):
         return StreamingHttpResponse(subscription)
 
-    async def main():
-        connection = Connection(serve_asgi(view))
-        await connection.sent(2)
-        connection.hang_up("error")
-        await connection.end()
-
-    asyncio.run(main())
+    asyncio.run(hang_up_after(serve_asgi(view), 2))
     assert subscription.closed == 0

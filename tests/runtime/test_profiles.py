@@ -8,7 +8,7 @@ import threading
 import pytest
 import sentry_sdk
 import sentry_sdk.profiler
-from asgi_server import ASYNC_BODIES, Connection, read
+from asgi_server import ASYNC_BODIES, hang_up_after, read
 from django.http import StreamingHttpResponse
 from harness import Exchange, start_span
 from views import serve, serve_asgi
@@ -202,13 +202,7 @@ def test_continuous_profile_of_a_stream_that_is_cancelled(init, profilers, lifec
     async def view(request):
         return StreamingHttpResponse(body())
 
-    async def main():
-        connection = Connection(serve_asgi(view))
-        await connection.sent(2)
-        connection.hang_up("error")
-        await connection.end()
-
-    asyncio.run(main())
+    asyncio.run(hang_up_after(serve_asgi(view), 2))
     assert sentry.root().outcome == "cancelled"
     scheduler = sentry_sdk.profiler.continuous_profiler._scheduler
     sentry.wait_for(lambda: not scheduler.running)
