@@ -64,8 +64,7 @@ def close_aware(
                 del raised  # its traceback holds this frame
         if not middleware.app_called:
             return _call_isolated(self, environ, start_response)
-        request.before, request.tokens = before, tokens
-        return request.respond(self, suspended, context, response, middleware.root)
+        return request.respond(self, suspended, context, response, middleware.root, before, tokens)
 
     return __call__
 
@@ -121,10 +120,7 @@ _call_isolated = close_aware(_isolated)
 class _Request:
     """What has to be known of a request before the application is called."""
 
-    __slots__ = (
-        *("started", "measured_from", "head", "file_wrapper", "start_response"),
-        *("before", "tokens"),
-    )
+    __slots__ = ("started", "measured_from", "head", "file_wrapper", "start_response")
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         counters.wsgi = True
@@ -142,9 +138,6 @@ class _Request:
         self.head = type(method) is str and method == "HEAD"
         self.file_wrapper = environ.get("wsgi.file_wrapper")
         self.start_response = StartResponse(start_response)
-        #: The server's context, before the application was called; see :func:`publish`.
-        self.before: Context
-        self.tokens: Tokens
 
     def respond(
         self,
@@ -153,8 +146,13 @@ class _Request:
         context: Context,
         response: Any,
         root: Any,
+        before: Context,
+        tokens: Tokens,
     ) -> Any:
         """Return what the server gets, while upstream's middleware stays suspended.
+
+        :param before: the server's context, before the application was called.
+        :param tokens: what :func:`publish` has returned when it had been.
 
         If anything goes wrong here, the middleware is resumed at once, and the
         server gets what the application has returned: as in stock.
@@ -169,7 +167,7 @@ class _Request:
             streaming = is_streaming(response)
             body = body_context(response)
             if body is not None:
-                body.find(context, self.before)
+                body.find(context, before)
             record = SuspendedRecord(
                 suspended,
                 context,
@@ -179,7 +177,7 @@ class _Request:
                 self.start_response,
                 streaming,
                 body,
-                self.tokens,
+                tokens,
             )
             if issubclass(type(response), (bytes, str)):
                 # Servers treat these by their type; there is nothing to wait for.
