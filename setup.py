@@ -12,8 +12,7 @@ from setuptools.command.sdist import sdist as _sdist
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import pipeline  # noqa: E402
-from pipeline import releases, sbom  # noqa: E402
+from pipeline import package, releases, sbom  # noqa: E402
 
 PACKAGE = "vendored_integration"
 README = ROOT / "README.md"
@@ -29,8 +28,7 @@ class build_py(_build_py):
     def run(self):
         super().run()
         if not self.editable_mode:
-            package = Path(self.build_lib, PACKAGE)
-            pipeline.vendor_installed(RELEASE, package / "_vendor")
+            package.vendor_installed(RELEASE, Path(self.build_lib, PACKAGE, "_vendor"))
 
 
 class bdist_wheel(_bdist_wheel):
@@ -41,7 +39,7 @@ class bdist_wheel(_bdist_wheel):
         # The last step before the archive is written, for an editable one as well.
         path = Path(dist_info, "sboms", sbom.NAME)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(pipeline.sbom_text(RELEASE))
+        path.write_bytes(package.sbom_text(RELEASE))
         for path in Path(self.bdist_dir).rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -82,7 +80,7 @@ with tempfile.TemporaryDirectory() as build_base:
             "Typing :: Typed",
         ],
         python_requires=">=3.8,<3.14",
-        install_requires=[f"sentry-sdk=={RELEASE}", "Django>=3.2,<6.2", "packaging"],
+        install_requires=[f"sentry-sdk=={RELEASE}", releases.DJANGO, "packaging"],
         # _vendor/ of an earlier editable install must not get into a wheel.
         packages=find_packages(include=[f"{PACKAGE}*"], exclude=[f"{PACKAGE}._vendor*"]),
         package_data={PACKAGE: ["py.typed"]},

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".cache" / "benchmarks" / "tools"
 PYTHON = VENV / ("Scripts" if os.name == "nt" else "bin") / "python"
-REQUIREMENTS = ["build", "matplotlib", "packaging", "rich", "unidiff>=0.7.5"]
+REQUIREMENTS = ["build", "matplotlib", "packaging", "pyflakes", "rich"]
 # Written last: without it the environment is taken for half made.
 READY = VENV / f"for-python{sys.version_info[0]}.{sys.version_info[1]}"
 

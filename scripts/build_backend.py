@@ -13,8 +13,7 @@ from typing import Any, Callable
 
 from setuptools import build_meta
 
-import pipeline
-from pipeline import releases
+from pipeline import package, releases
 from pipeline.errors import PipelineError
 
 # Same input, same bytes: setuptools writes this time into the wheel. The variable,
@@ -41,7 +40,7 @@ def _with_license(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         path = releases.ROOT / "LICENSE.sentry-sdk"
-        path.write_bytes(pipeline.license_installed(releases.selected()))
+        path.write_bytes(package.license_installed(releases.selected()))
         return function(*args, **kwargs)
 
     return _hook(wrapper)
@@ -65,7 +64,7 @@ def build_editable(*args: Any, **kwargs: Any) -> Any:
     # Here and not in setup.py's build_py, since setuptools goes on after an error
     # of build_py in an editable build.
     directory = releases.ROOT / "vendored_integration" / "_vendor"
-    pipeline.vendor_installed(releases.selected(), directory)
+    package.vendor_installed(releases.selected(), directory)
     return build_meta.build_editable(*args, **kwargs)
 
 

@@ -25,7 +25,7 @@ import zipfile
 from pathlib import Path
 from typing import Iterator, List
 
-from pipeline import fetch, releases
+from pipeline import releases, upstream
 from pipeline.errors import PipelineError
 
 DIST = releases.ROOT / ".cache" / "dist"
@@ -101,7 +101,7 @@ def names_this_python(release: str) -> bool:
     Before 2.16.0 they do not name 3.13, and rightly: up to 2.7 that SDK fails at every
     error it is to report there (`cannot pickle 'FrameLocalsProxy' object`).
     """
-    with zipfile.ZipFile(fetch.fetch(release, None)) as wheel:
+    with zipfile.ZipFile(upstream.fetch(release, releases.supported()[release])) as wheel:
         metadata = wheel.read(f"sentry_sdk-{release}.dist-info/METADATA").decode("utf-8")
     return f"\nClassifier: Programming Language :: Python :: {PYTHON}\n" in metadata
 
@@ -129,7 +129,7 @@ def run(release: str, pytest_args: List[str], quiet: bool) -> int:
     # Also where the version is the same: the wheel may have been built again. What
     # the two need is there already.
     install += ["--force-reinstall", "--no-deps", "--no-index"]
-    install += ["--find-links", str(DIST), "--find-links", str(fetch.CACHE)]
+    install += ["--find-links", str(DIST), "--find-links", str(upstream.CACHE)]
     install += [f"sentry-sdk=={release}"]
     install += [f"vendored-integration=={release}.{releases.REVISION}"]
     for command in install, [sys.executable, "-c", IS_INSTALLED, release]:

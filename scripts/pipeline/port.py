@@ -1,184 +1,154 @@
-"""From the patches of one release to those of another, and through the whole history."""
+"""Make patches/ from the edits: what the directories hold, and what is written there."""
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator, Mapping
 
 from packaging.version import Version
 
-from . import emit, extract, lock, patchqueue, releases, rewrite, upstream, vendor
-from .errors import PortError, RewriteError
-from .extract import Upstream
-from .fetch import fetch
-from .git import Repository
-from .merge import BY_HAND, CLEAN, DROPPED, MERGED, Merge
-from .patchqueue import Patch
-from .refresh import refreshed
-
-SAME = "same sources"
-
-# Of a release with several patches, the one that took most counts.
-_EFFORT = (CLEAN, DROPPED, MERGED, BY_HAND)
-
-
-def port(old: str, new: str) -> Path | Merge:
-    """Make `new` supported, with the patches of `old`.
-
-    :returns: the directory that serves it already, since the SDK's files are the
-        same, or the merges: either all done, and the new directory written, or
-        stopped at a conflict.
-    """
-    _refuse_supported(new)
-    if Version(new) < releases.OLDEST:
-        releases.choose(new)  # says why
-    found = extract.from_wheel(fetch(new, None))
-    nearest = releases.nearest(new)
-    if nearest and lock.same_files(lock.locked_or_refuse(nearest), found):
-        for path, text in refreshed(nearest, [new]).items():
-            path.write_bytes(text.encode())
-        return nearest
-    _refuse_to_cut_off(nearest, new)
-    directory = releases.supported()[old]
-    before = upstream(old)
-    vendor(old, before)  # checks the lock, and that the patches apply
-    try:
-        texts = rewrite.rewrite(found.files)
-    except RewriteError as error:
-        raise RewriteError(f"sentry-sdk {new}: {error}") from error
-    merge = Merge.begin(patchqueue.read(directory), rewrite.rewrite(before.files), texts, new)
-    return _go_on(merge, old, new, directory)
-
-
-def resume(path: Path) -> tuple[str, Merge]:
-    """Go on with the port that has left this repository."""
-    _, state = Repository.reopen(path)
-    old, new = state["from"], state["to"]
-    _refuse_supported(new)
-    directory = releases.supported().get(old)
-    if directory is None or _fingerprint(directory) != state["lock"]:
-        raise PortError(
-            f"the patches of sentry-sdk {old} have changed since the port began",
-            next=f"rm -r {path}, then python3 scripts/vendor.py port {old} {new}",
-        )
-    merge = Merge.resume(path, patchqueue.read(directory))
-    return new, _go_on(merge, old, new, directory)
-
-
-def nearest(release: str) -> str:
-    """The supported release to port from: the last before, else the first after."""
-    supported = list(releases.supported())
-    earlier = [name for name in supported if Version(name) < Version(release)]
-    return earlier[-1] if earlier else supported[0]
+from . import edits, package, patch, releases, upstream
+from .drive import drive
+from .errors import PipelineError
+from .releases import LOCK, PATCHES, Lock, hashes, sha256
+from .upstream import Upstream
+from .verify import check_files, verify
 
 
 @dataclass(frozen=True)
-class Step:
-    """From one release to the next, in the replay of the history."""
+class Port:
+    """One release: what its lock says of it, and its patches."""
 
-    old: str
-    new: str
-    status: str
-    reasons: tuple[str, ...] = ()
+    lock: Lock
+    """Of this release alone."""
+    patches: dict[str, str]
+
+    @property
+    def release(self) -> str:
+        return self.lock.directory
 
 
-def replay() -> Iterator[Step]:
-    """Port the oldest release's patches through all supported releases.
+def make(source: Upstream, driven: bool) -> Port:
+    """Edit the release's files, and look at what comes out.
 
-    Every step begins with what the step before it gave, as if no later release
-    were known. Where that is a conflict, or differs from the patches that the
-    checkout has for the release, a hand was needed, and theirs are taken.
+    :param driven: also run it.
+    :raises RefusedError: an edit, `verify` or `drive` says why.
     """
-    supported = releases.supported()
-    names = list(supported)
-    patches = patchqueue.read(supported[names[0]])
-    before = upstream(names[0])
-    for old, new in zip(names, names[1:]):
-        found = upstream(new)
-        if found.files == before.files:
-            yield Step(old, new, SAME)
-            continue
-        status, reasons, ported = _step(patches, before, found, new)
-        committed = patchqueue.read(supported[new])
-        if not reasons and _diffs(ported) != _diffs(committed):
-            status, reasons = BY_HAND, (f"other patches than in patches/{supported[new].name}",)
-        yield Step(old, new, status, reasons)
-        patches = committed if reasons else ported
-        before = found
+    upstream.check_license(source)
+    check_files(source)
+    patches, vendored = _edited(tuple(sorted(source.files.items())))
+    verify(source, {name: data.decode("utf-8") for name, data in vendored.items()})
+    if driven:
+        drive(source, {**vendored, **package.generated(source.release)})
+    wheel = {
+        "wheel": source.wheel.name if source.wheel else "",
+        "sha256": sha256(source.wheel.read_bytes()) if source.wheel else "",
+        "license": sha256(source.license),
+    }
+    before, after = hashes(source.files), hashes(vendored)
+    lock = Lock(
+        {source.release: wheel},
+        [{"name": name, "sha256": sha256(text.encode())} for name, text in patches.items()],
+        {name: {"upstream": before[name], "vendored": after[name]} for name in source.files},
+    )
+    return Port(lock, patches)
 
 
-def _step(
-    patches: list[Patch], old: Upstream, new: Upstream, name: str
-) -> tuple[str, tuple[str, ...], list[Patch]]:
-    merge = Merge.begin(patches, rewrite.rewrite(old.files), rewrite.rewrite(new.files), name)
-    try:
-        merge.run()
-        if merge.conflict:
-            return BY_HAND, merge.conflict.reasons, []
-        status = max((step.status for step in merge.steps), key=_EFFORT.index, default=CLEAN)
-        return status, (), merge.result(releases.PATCHES / name)
-    finally:
-        merge.repository.remove()
+@lru_cache(maxsize=8)
+def _edited(files: tuple[tuple[str, bytes], ...]) -> tuple[dict[str, str], dict[str, bytes]]:
+    texts = patch.rewrite_imports(dict(files))
+    patches = edits.generate(texts)
+    return patches, patch.finish(patch.apply(patches, texts))
 
 
-def _diffs(patches: list[Patch]) -> list[tuple[str, str]]:
-    return [(patch.name, patch.diff) for patch in patches]
+def make_all(
+    names: Iterable[str], locks: Mapping[str, Lock], driven: bool, find_links: str | None = None
+) -> Iterator[tuple[str, Port | PipelineError]]:
+    """Each release's port, or the reason that there is none.
+
+    :param locks: of the releases whose wheels are known.
+    """
+
+    def work(name: str) -> Port | PipelineError:
+        try:
+            wheel = upstream.fetch(name, locks.get(name), find_links)
+            return make(upstream.read_wheel(name, wheel), driven)
+        except PipelineError as error:
+            return error
+
+    # Most of the time is spent in other processes: pip's, and those that are driven.
+    with ThreadPoolExecutor(4) as pool:
+        futures = [(name, pool.submit(work, name)) for name in names]
+        yield from ((name, future.result()) for name, future in futures)
 
 
-def _go_on(merge: Merge, old: str, new: str, directory: Path) -> Merge:
-    merge.run()
-    if merge.conflict:
-        merge.save(**{"from": old, "to": new, "lock": _fingerprint(directory)})
-        return merge
-    emit.write(_files(merge, directory, new), releases.PATCHES / new)
-    merge.repository.remove()
-    return merge
+def committed(locks: Iterable[Lock]) -> dict[str, Port]:
+    """What patches/ has for each release."""
+    found = {}
+    for lock in locks:
+        patches = lock.read_patches()
+        for release, wheel in lock.releases.items():
+            found[release] = Port(Lock({release: wheel}, lock.patches, lock.files), patches)
+    return found
 
 
-def _files(merge: Merge, old: Path, new: str) -> dict[str, bytes]:
-    """The new directory: series, patch files and lock."""
-    dropped = {step.name for step in merge.steps if step.status == DROPPED}
-    series = [
-        line
-        for line in patchqueue.split_lines((old / "series").read_text(encoding="utf-8"))
-        if line.split("#")[0].strip() not in dropped
-    ]
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name, new)
-        directory.mkdir()
-        (directory / "series").write_bytes("".join(series).encode())
-        for patch in merge.result(directory):
-            patch.path.write_bytes(f"{patch.header}\n\n{patch.diff}".encode())
-        for path, text in refreshed(directory).items():
-            path.write_bytes(text.encode())
-        return emit.read(directory)
+def arrange(ports: Mapping[str, Port]) -> dict[str, dict[str, bytes]]:
+    """The directories, and the files in them, that these ports make.
+
+    Releases that follow each other and have the same files share a directory.
+    """
+    groups: list[list[Port]] = []
+    for _, port in sorted(ports.items(), key=lambda item: Version(item[0])):
+        if groups and groups[-1][0].lock.upstream == port.lock.upstream:
+            groups[-1].append(port)
+        else:
+            groups.append([port])
+    directories = {}
+    for group in groups:
+        served = {name: wheel for port in group for name, wheel in port.lock.releases.items()}
+        lock = Lock(served, group[0].lock.patches, group[0].lock.files)
+        patches = {name: text.encode() for name, text in group[0].patches.items()}
+        directories[lock.directory] = {LOCK: lock.dump(), **patches}
+    return directories
 
 
-def _fingerprint(directory: Path) -> str:
-    return lock.sha256((directory / lock.NAME).read_bytes())
+def differing(directories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Path]:
+    """The files of patches/ that are not those, are missing or are extra."""
+    for directory in sorted({*directories, *(path.name for path in releases.directories())}):
+        wanted, found = directories.get(directory, {}), package.read(PATCHES / directory)
+        for name in sorted({*wanted, *found}):
+            if wanted.get(name) != found.get(name):
+                yield PATCHES / directory / name
 
 
-def _refuse_supported(release: str) -> None:
-    directory = releases.supported().get(release)
-    if directory is not None:
-        raise PortError(
-            f"sentry-sdk {release} is supported already, by patches/{directory.name}",
-            next=f"to port it anew: git rm -r patches/{release}"
-            if directory.name == release
-            else f"python3 scripts/vendor.py check {release}",
-        )
+def write(directories: Mapping[str, Mapping[str, bytes]]) -> list[str]:
+    """Make patches/ hold these directories, and no other; return what has changed."""
+    present = {path.name for path in PATCHES.glob("[0-9]*")}
+    changed = []
+    for name, files in directories.items():
+        if package.read(PATCHES / name) != files:
+            package.write(files, PATCHES / name)
+            changed.append(f"patches/{name}: written")
+    for name in sorted(present - {*directories}):
+        shutil.rmtree(PATCHES / name)
+        changed.append(f"patches/{name}: removed")
+    return changed
 
 
-def _refuse_to_cut_off(nearest: Path | None, release: str) -> None:
-    """A new directory takes over all later releases that the one before it serves."""
-    served = [] if nearest is None else [*lock.locked_or_refuse(nearest).releases]
-    later = [name for name in served if Version(name) > Version(release)]
-    if nearest is not None and later:
-        raise PortError(
-            f"patches/{nearest.name} serves {', '.join(later)}, and patches/{release} "
-            "would come in between",
-            next=f"rm patches/{nearest.name}/{lock.NAME}, then python3 scripts/vendor.py "
-            f"refresh {nearest.name}, and port {release} and the later ones in order",
-        )
+def compared(port: Port, ports: Mapping[str, Port]) -> list[str]:
+    """Which vendored files differ from the nearest earlier release's, a line for each."""
+    earlier = [name for name in ports if Version(name) < Version(port.release)]
+    if not earlier:
+        return [f"sentry-sdk {port.release}: the oldest"]
+    nearest = max(earlier, key=Version)
+    before, after = ports[nearest].lock.upstream, port.lock.upstream
+    lines = [f"sentry-sdk {port.release}, since {nearest}:"]
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            what = "added" if name not in before else "changed" if name in after else "removed"
+            lines.append(f"  {name}: {what}")
+    return lines if len(lines) > 1 else [f"{lines[0]} same sources"]

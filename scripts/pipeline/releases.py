@@ -1,15 +1,28 @@
-"""Which SDK releases there are patches for, and which one is meant."""
+"""Which SDK releases there are patches for, and which one is meant.
+
+`patches/<release>/lock.json` has the hash of everything that goes into a directory, and
+comes out of it:
+
+    format     of this file
+    releases   that the directory serves: each one's wheel and licence
+    patches    each patch file
+    files      each file before (upstream) and after (vendored)
+    digest     of all the above, so that no byte of the lock can change unseen
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any, Mapping
 
 from packaging.version import InvalidVersion, Version
 
-from . import lock
-from .errors import LockError, ReleaseError
+from .errors import DamagedError, PipelineError
 
 # The last part of this project's version, <SDK release>.<REVISION>: raise it when
 # what is built for the same SDK release changes.
@@ -18,85 +31,130 @@ REVISION = 1
 # Before 2.0.0 the SDK had no isolation scopes, which the runtime is built upon.
 OLDEST = Version("2.0.0")
 
+DJANGO = "Django>=3.2,<6.2"
+
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "patches"
 
+FORMAT = 1
+LOCK = "lock.json"
 VARIABLE = "SENTRY_SDK_VERSION"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What is known of the releases that one directory of patches/ serves."""
+
+    releases: dict[str, dict[str, str]]
+    """Release -> wheel (file name), sha256 (of it), license (sha256)."""
+    patches: list[dict[str, str]]
+    """Each patch's name and sha256."""
+    files: dict[str, dict[str, str]]
+    """Path below integrations/ -> upstream, vendored (sha256)."""
+
+    @property
+    def directory(self) -> str:
+        """Its name: the first release that it serves."""
+        return min(self.releases, key=Version)
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        return {name: file["upstream"] for name, file in self.files.items()}
+
+    def dump(self) -> bytes:
+        """The one text that says this; never depends on the order of insertion."""
+        content: dict[str, Any] = {"format": FORMAT, **vars(self)}
+        content["digest"] = sha256(json.dumps(content, sort_keys=True).encode())
+        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+    def read_patches(self) -> dict[str, str]:
+        """The patches' texts, which are those of the lock.
+
+        :raises DamagedError: one is missing or differs.
+        """
+        paths = sorted((PATCHES / self.directory).glob("*.patch"))
+        found = {path.name: path.read_bytes() for path in paths}
+        compare(
+            f"the patches of patches/{self.directory} are not those in its {LOCK}",
+            {patch["name"]: patch["sha256"] for patch in self.patches},
+            hashes(found),
+            f"git checkout -- patches/{self.directory}   (an edit is changed in "
+            "scripts/pipeline/edits, see patches/README.md)",
+        )
+        return {name: data.decode("utf-8") for name, data in found.items()}
+
+
+def load(directory: Path) -> Lock:
+    """Read a directory's lock.
+
+    :raises DamagedError: there is none, or it is not as vendor.py writes it.
+    """
+    try:
+        text = (directory / LOCK).read_bytes()
+        content = json.loads(text)
+        lock = Lock(content["releases"], content["patches"], content["files"])
+        intact = text == lock.dump() and lock.directory == directory.name
+    except (OSError, ValueError, LookupError, TypeError):
+        intact = False
+    if not intact:
+        name = f"patches/{directory.name}"
+        raise DamagedError(
+            f"{name}/{LOCK}: missing, damaged, or edited by hand",
+            expected=f"format {FORMAT}, exactly as vendor.py writes it",
+            next=f"git checkout -- {name}, or remove the directory",
+        )
+    return lock
 
 
 def directories() -> list[Path]:
     """The patch directories, oldest release first.
 
-    :raises ReleaseError: there is none.
+    :raises PipelineError: there is none.
     """
     found = [path for path in PATCHES.glob("[0-9]*") if path.is_dir()]
     if not found:
-        raise ReleaseError(
+        raise PipelineError(
             "patches/: missing, or without a directory for a release",
-            next="git checkout -- patches",
+            next="git checkout -- patches, or python3 scripts/vendor.py port --all",
         )
     return sorted(found, key=lambda path: Version(path.name))
 
 
-def supported() -> dict[str, Path]:
-    """Release -> the patch directory that serves it, oldest release first.
-
-    A directory serves its own release and every later one, up to the next
-    directory, that its lock lists.
-    """
-    serves: dict[str, Path] = {}
-    found = directories()
-    for directory, next_one in zip(found, [*found[1:], None]):
-        locked = lock.load(directory)
-        names = [directory.name] if locked is None else list(locked.releases)
-        first, end = Version(directory.name), Version(next_one.name) if next_one else None
-        for name in sorted(names, key=Version):
-            inside = first <= Version(name) and (end is None or Version(name) < end)
-            if not inside or directory.name not in names:
-                raise LockError(
-                    f"patches/{directory.name}/{lock.NAME}: cannot serve {name}",
-                    expected=f"{directory.name} and later ones, up to the next directory",
-                    found=", ".join(names),
-                    next=f"rm patches/{directory.name}/{lock.NAME}, then "
-                    f"python3 scripts/vendor.py refresh {directory.name}",
-                )
-            serves[name] = directory
-    return serves
+def supported() -> dict[str, Lock]:
+    """Release -> the lock of the directory that serves it, oldest release first."""
+    return dict(sorted(served(map(load, directories())).items(), key=lambda item: Version(item[0])))
 
 
-def nearest(release: str) -> Path | None:
-    """The directory that would serve the release: the last that is not later."""
-    earlier = [d for d in directories() if Version(d.name) <= Version(release)]
-    return earlier[-1] if earlier else None
+def served(locks: Any) -> dict[str, Lock]:
+    return {release: lock for lock in locks for release in lock.releases}
 
 
-def parse(text: str) -> str:
-    """A final release's canonical name; whether it is supported is not looked at."""
+def parse(text: str, pre: bool = False) -> str:
+    """A release's canonical name; whether it is supported is not looked at."""
     try:
         version = Version(text)
     except InvalidVersion:
         raise _refused(f"{text!r} is not a release number", text) from None
-    if version.is_prerelease or version.is_postrelease or version.local:
-        raise _refused(
-            f"sentry-sdk {text}: only final releases are supported, no pre-releases", text
-        )
+    if (version.is_prerelease and not pre) or version.is_postrelease or version.local:
+        raise _refused(f"sentry-sdk {text}: only final releases, no pre-releases", text)
     # 2.75 is 2.75.0
-    return ".".join(map(str, (*version.release, 0, 0)[: max(3, len(version.release))]))
+    number = ".".join(map(str, (*version.release, 0, 0)[: max(3, len(version.release))]))
+    if version < OLDEST:
+        raise _refused(f"sentry-sdk {text}: there are no isolation scopes before {OLDEST}", text)
+    return number + str(version)[len(version.base_version) :]
+
+
+def choose(text: str) -> str:
+    """The supported release that the text names."""
+    release = parse(text, pre=True)
+    if release not in supported():
+        raise _refused(f"sentry-sdk {text}: there are no patches for it", text)
+    return release
 
 
 def version(release: str) -> str:
     """This project's version, for that release."""
     return f"{release}.{REVISION}"
-
-
-def choose(text: str) -> str:
-    """The supported release that the text names."""
-    release = parse(text)
-    if Version(release) < OLDEST:
-        raise _refused(f"sentry-sdk {text}: there are no isolation scopes before {OLDEST}", text)
-    if release not in supported():
-        raise _refused(f"sentry-sdk {text}: there are no patches for it", text)
-    return release
 
 
 def newest() -> str:
@@ -106,11 +164,13 @@ def newest() -> str:
 def selected() -> str:
     """The release to build: the sdist's own, else the variable's, else the newest."""
     wanted = os.environ.get(VARIABLE)
-    own = _sdist_release()
-    if own is None:
+    path = ROOT / "PKG-INFO"  # at the root of every sdist, and of no checkout
+    if not path.is_file():
         return choose(wanted) if wanted else newest()
+    info = HeaderParser().parsestr(path.read_text(encoding="utf-8"))
+    own: str = info["Version"].rpartition(".")[0]
     if wanted and parse(wanted) != own:
-        raise ReleaseError(
+        raise PipelineError(
             f"this source distribution is for sentry-sdk {own} (see PKG-INFO)",
             expected=f"{VARIABLE}={own}, or not set",
             found=f"{VARIABLE}={wanted}",
@@ -119,20 +179,38 @@ def selected() -> str:
     return choose(own)
 
 
-def _sdist_release() -> str | None:
-    """What PKG-INFO says, which every sdist has at its root and no checkout has."""
-    path = ROOT / "PKG-INFO"
-    if not path.is_file():
-        return None
-    info = HeaderParser().parsestr(path.read_text(encoding="utf-8"))
-    return info["Version"].rpartition(".")[0]
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def _refused(problem: str, text: str) -> ReleaseError:
+def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: sha256(data) for name, data in files.items()}
+
+
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """One line for each file that differs, is missing or is extra."""
+    lines = []
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            lines.append(f"{name}: missing, expected {expected[name]}")
+        elif name not in expected:
+            lines.append(f"{name}: extra, found {found[name]}")
+        elif expected[name] != found[name]:
+            lines.append(f"{name}: expected {expected[name]}, found {found[name]}")
+    return lines
+
+
+def compare(problem: str, expected: Mapping[str, str], found: Mapping[str, str], next: str) -> None:
+    lines = differences(expected, found)
+    if lines:
+        raise DamagedError("\n    ".join([problem, *lines]), next=next)
+
+
+def _refused(problem: str, text: str) -> PipelineError:
     names = list(supported())
     # A hundred would hide the rest of the message.
     several = ", ".join(names) if len(names) < 10 else f"{len(names)}, {names[0]} to {names[-1]}"
-    return ReleaseError(
+    return PipelineError(
         problem,
         expected=f"one of {several}",
         found=text,

@@ -1,69 +1,218 @@
-"""Two made-up releases of an SDK, small enough to read, and what patches them.
+"""A made-up SDK, small enough to read, that can be ported and driven; and our half beside it.
 
-Nothing here is taken from a real release.
+Nothing here is taken from a real release. `CORE` is what the integration needs of the
+SDK, `FILES` are those that are vendored, `OURS` stands for the hand-written package.
 """
 
 import base64
 import hashlib
+import sys
 import zipfile
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Mapping, Optional
+
+#: `SENTRY_NOT_TO_BE_IMPORTED` is set for the build, which must read and never run.
+CORE = {
+    "__init__.py": """\
+import contextlib
+import contextvars
+import os
+
+if "SENTRY_NOT_TO_BE_IMPORTED" in os.environ:
+    raise ImportError("the build must not import it")
+
+_client = None
+_scope = contextvars.ContextVar("scope", default=None)
+_span = contextvars.ContextVar("span", default=None)
+
+
+class Scope:
+    def __init__(self):
+        self.processors = []
+
+    def add_event_processor(self, processor):
+        self.processors.append(processor)
+
+
+class Item:
+    def __init__(self, type, json):
+        self.type, self.json, self.payload, self.items = type, json, self, [self]
+
+
+class Span:
+    def __init__(self, op):
+        self.op, self.parent, self.spans = op, _span.get(), []
+
+    def __enter__(self):
+        self.token = _span.set(self)
+        return self
+
+    def __exit__(self, *exc_info):
+        _span.reset(self.token)
+        if self.parent is not None:
+            self.parent.spans.append({"op": self.op})
+        elif _client is not None:
+            _client.capture_envelope(Item("transaction", {"spans": self.spans}))
+
+
+def start_span(op):
+    return Span(op)
+
+
+def start_transaction():
+    return Span("http.server")
+
+
+def init(transport, integrations, **options):
+    global _client
+    _client = transport
+    for integration in integrations:
+        integration.setup_once()
+
+
+def is_initialized():
+    return _client is not None
+
+
+def flush():
+    pass
+
+
+@contextlib.contextmanager
+def isolation_scope():
+    token = _scope.set(Scope())
+    try:
+        yield _scope.get()
+    finally:
+        _scope.reset(token)
+
+
+def capture_event(event):
+    for processor in _scope.get().processors:
+        event = processor(event)
+    if _client is not None:
+        _client.capture_envelope(Item("event", event))
+""",
+    "transport.py": "class Transport:\n    pass\n",
+    "utils.py": "def event_from_exception(exc_info):\n    return {}\n",
+    "serializer.py": "def add_global_repr_processor(processor):\n    return processor\n",
+    "integrations/__init__.py": "",
+    "integrations/asgi.py": "class SentryAsgiMiddleware:\n    pass\n",
+}
 
 WSGI = """\
 import sys
+from contextvars import ContextVar
 
-LIMIT = 1
+import sentry_sdk
+from sentry_sdk.utils import event_from_exception
 
-
-def handle(environ):
-    name = environ["name"]
-
-    return name
+_wsgi_middleware_applied = ContextVar("applied")
 
 
-def finish():
-    return sys.version
+class SentryWsgiMiddleware:
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, environ, start_response):
+        if _wsgi_middleware_applied.get(False):
+            return self.app(environ, start_response)
+
+        _wsgi_middleware_applied.set(True)
+        try:
+            with sentry_sdk.isolation_scope() as scope:
+                scope.add_event_processor(_make_wsgi_event_processor(environ))
+                transaction = sentry_sdk.start_transaction()
+
+                with transaction:
+                    try:
+                        response = self.app(environ, start_response)
+                    except BaseException:
+                        _capture_exception()
+                        raise
+        finally:
+            _wsgi_middleware_applied.set(False)
+
+        return _ScopedResponse(scope, response)
+
+
+def _capture_exception():
+    exc_info = sys.exc_info()
+    error = exc_info[1]
+
+    skipped = isinstance(error, SystemExit) and error.code in (0, None)
+    if not skipped:
+        sentry_sdk.capture_event(event_from_exception(exc_info))
+
+
+class _ScopedResponse:
+    def __init__(self, scope, response):
+        self.response = response
+
+    def __iter__(self):
+        return iter(self.response)
+
+
+def _make_wsgi_event_processor(environ):
+    url = "http://" + environ["HTTP_HOST"] + environ["PATH_INFO"]
+
+    def processor(event):
+        event["request"] = {"url": url}
+        return event
+
+    return processor
 """
 
 DJANGO = """\
-from sentry_sdk.integrations.wsgi import handle
-from sentry_sdk.integrations.django.asgi import (
-    wrap,
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import got_request_exception
+
+import sentry_sdk
+from sentry_sdk.integrations.django.asgi import patch_asgi
+from sentry_sdk.integrations.django.caching import (
+    patch_caching,
 )
+from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware, _capture_exception
+from sentry_sdk.serializer import add_global_repr_processor
 
 
-class Integration:
-    def setup(self):
-        from sentry_sdk.integrations.django import asgi
-        from .asgi import wrap
+class DjangoIntegration:
+    def setup_once(self):
+        from sentry_sdk.integrations.django.middleware import check
+        from .views import patch_views
 
-        return asgi, wrap, handle
+        assert check
+        patch_asgi()
+        patch_caching()
+        patch_views()
+        handle = WSGIHandler.__call__
+
+        def handle_traced(self, environ, start_response):
+            app = SentryWsgiMiddleware(lambda *args: handle(self, *args))
+            return app(environ, start_response)
+
+        WSGIHandler.__call__ = handle_traced
+        got_request_exception.connect(report, weak=False)
+
+        @add_global_repr_processor
+        def name(value):
+            return value
 
 
-def process():
-    @add_global_repr_processor
-    def name(value):
-        return value
+def report(**kwargs):
+    with sentry_sdk.start_span(op="report"):
+        _capture_exception()
 """
 
 ASGI = '''\
 """Used by `sentry_sdk.integrations.django` only."""
 
-
-def wrap():
-    return None
+from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 
 
-def middleware():
-    from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-
+def patch_asgi():
     return SentryAsgiMiddleware
 '''
-
-SIGNALS = """\
-def patch():
-    Signal._live_receivers = _sentry_live_receivers
-"""
 
 MIDDLEWARE = """\
 import sentry_sdk
@@ -72,19 +221,36 @@ import sentry_sdk
 def check(integration):
     if not integration.middleware_spans:
         return None
-    return sentry_sdk.start_span(name="middleware")
+    return sentry_sdk.start_span(op="middleware")
+"""
+
+SIGNALS = """\
+from django.dispatch import Signal
+
+
+def patch_signals():
+    old_live_receivers = Signal._live_receivers
+
+    def _sentry_live_receivers(self, sender):
+        return old_live_receivers(self, sender)
+
+    Signal._live_receivers = _sentry_live_receivers
 """
 
 VIEWS = """\
-def patch():
+from django.core.handlers.base import BaseHandler
+
+
+def patch_views():
+    old_make_view_atomic = BaseHandler.make_view_atomic
+
+    def sentry_patched_make_view_atomic(self, view):
+        return old_make_view_atomic(self, view)
+
     BaseHandler.make_view_atomic = sentry_patched_make_view_atomic
 """
 
 TRANSACTIONS = """\
-def process(environ):
-    return _make_wsgi_event_processor(environ)
-
-
 def get_regex(resolver_or_pattern):
     regex = resolver_or_pattern.regex
     return regex
@@ -94,49 +260,103 @@ FILES = {
     "wsgi.py": WSGI,
     "django/__init__.py": DJANGO,
     "django/asgi.py": ASGI,
-    "django/transactions.py": TRANSACTIONS,
+    "django/caching.py": "def patch_caching():\n    pass\n",
     "django/middleware.py": MIDDLEWARE,
     "django/signals_handlers.py": SIGNALS,
+    "django/templates.py": "TEMPLATES = 1\n",
+    "django/transactions.py": TRANSACTIONS,
     "django/views.py": VIEWS,
 }
-# The later release has one file more, and differs in a line that no patch touches.
+# The later release has one file more, and differs in a line that no edit touches.
 LATER = {
     **FILES,
-    "wsgi.py": WSGI.replace("sys.version", "sys.platform"),
+    "django/templates.py": "TEMPLATES = 2\n",
     "django/tasks.py": "TASKS = True\n",
 }
-RELEASES = {"9.0.0": FILES, "9.1.0": LATER}
+RELEASES = {"2.9.0": FILES, "9.1.0": LATER}
 LICENSE = "MIT License\n\nMade up.\n"
 
-HEADER = """\
-Description: Raise the limit
- Because the tests want it so.
-Origin: vendor
-Forwarded: not-needed
-Last-Update: 2026-01-01
-Author: The tests
-"""
+#: What of the hand-written package the vendored files and the drive need.
+OURS = {
+    "__init__.py": "from vendored_integration._vendor.django import DjangoIntegration\n",
+    "py.typed": "",
+    "wsgi.py": "from vendored_integration._vendor.wsgi import SentryWsgiMiddleware\n",
+    "runtime/__init__.py": """\
+from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
-PATCH = f"""\
-{HEADER}
---- a/wsgi.py
-+++ b/wsgi.py
-@@ -3 +3 @@
--LIMIT = 1
-+LIMIT = 2
-@@ -9,0 +10 @@
-+    # added
-"""
+
+def close_aware(method):
+    def call(self, environ, start_response):
+        if _wsgi_middleware_applied.get(False):
+            return self.app(environ, start_response)
+        steps = method(self, environ, start_response)
+        return Response(steps, next(steps))
+
+    return call
+
+
+class Response:
+    def __init__(self, steps, response):
+        self.steps, self.response = steps, response
+
+    def __iter__(self):
+        try:
+            yield from self.response
+        except Exception as error:
+            steps, self.steps = self.steps, iter(())
+            steps.throw(error)
+
+    def close(self):
+        self.response.close()
+        for _ in self.steps:
+            pass
+
+
+class _ScopedResponse:
+    def __init__(self, scope, response):
+        pass
+
+
+def is_disposal(error):
+    return isinstance(error, GeneratorExit)
+""",
+    "runtime/asgi.py": "class SentryAsgiMiddleware:\n    pass\n",
+    "runtime/spared.py": """\
+from sentry_sdk import start_span
+
+
+def wanted():
+    return True
+
+
+def if_wanted(patched, original):
+    return patched
+
+
+def EventProcessor(make, *arguments):
+    return make(*arguments)
+
+
+def for_query_sets(add):
+    return add
+""",
+}
 
 
 def contents(
-    release: str, files: Dict[str, str], license: Optional[str] = LICENSE
+    release: str,
+    files: Mapping[str, str],
+    license: Optional[str] = LICENSE,
+    core: Mapping[str, str] = CORE,
 ) -> Dict[str, bytes]:
     """What the release installs, by path."""
     info = f"sentry_sdk-{release}.dist-info"
-    texts = {f"sentry_sdk/integrations/{name}": text for name, text in files.items()}
-    texts["sentry_sdk/__init__.py"] = "raise ImportError('the build must not import it')\n"
-    texts[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: sentry-sdk\nVersion: {release}\n"
+    texts = {f"sentry_sdk/{name}": text for name, text in core.items()}
+    texts.update({f"sentry_sdk/integrations/{name}": text for name, text in files.items()})
+    texts[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: sentry-sdk\nVersion: {release}\n"
+        f"Classifier: Programming Language :: Python :: 3.{sys.version_info[1]}\n"
+    )
     texts[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     if license is not None:
         texts[f"{info}/licenses/LICENSE"] = license
@@ -149,17 +369,17 @@ def contents(
     return {**result, f"{info}/RECORD": "".join(rows).encode()}
 
 
-def wheel(directory: Path, release: str, files: Dict[str, str], **kwargs: str) -> Path:
+def wheel(directory: Path, release: str, files: Mapping[str, str], **kwargs: object) -> Path:
     """Write the release's wheel; the same input gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"sentry_sdk-{release}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in contents(release, files, **kwargs).items():
+        for name, data in contents(release, files, **kwargs).items():  # type: ignore[arg-type]
             archive.writestr(zipfile.ZipInfo(name), data)
     return path
 
 
-def install(directory: Path, release: str, files: Dict[str, str]) -> Path:
+def install(directory: Path, release: str, files: Mapping[str, str]) -> Path:
     """Write the release as pip installs it; the directory goes on PYTHONPATH."""
     for name, data in contents(release, files).items():
         path = directory / name

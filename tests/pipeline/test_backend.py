@@ -63,7 +63,7 @@ def refused(project: Project, name: str, *args: str, **kwargs: str) -> str:
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 @pytest.mark.parametrize(
-    ("env", "release"), [({}, "9.1.0"), ({"SENTRY_SDK_VERSION": "9.0.0"}, "9.0.0")]
+    ("env", "release"), [({}, "9.1.0"), ({"SENTRY_SDK_VERSION": "2.9.0"}, "2.9.0")]
 )
 def test_frontend_is_asked_for_the_sdk(
     project: Project, kind: str, env: Dict[str, str], release: str
@@ -76,11 +76,11 @@ def test_sdist_needs_no_sdk(project: Project) -> None:
     assert hook(project, "get_requires_for_build_sdist") == "[]\n"
 
 
-@pytest.mark.parametrize("version", ["9.0.1", "9.1.0a1", "junk"])
+@pytest.mark.parametrize("version", ["2.9.1", "9.1.0a1", "junk"])
 def test_variable_with_a_release_that_is_not_supported(project: Project, version: str) -> None:
     output = refused(project, "get_requires_for_build_wheel", SENTRY_SDK_VERSION=version)
     assert version in output
-    assert "9.0.0, 9.1.0" in output
+    assert "2.9.0, 9.1.0" in output
 
 
 @pytest.mark.skipif(
@@ -97,10 +97,10 @@ def test_no_sdk_beside_the_build(project: Project, name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["build_wheel", "build_editable"])
 def test_other_sdk_beside_the_build(project: Project, name: str, tmp_path: Path) -> None:
-    output = refused(project, name, str(tmp_path), installed="9.0.0")
-    assert "sentry-sdk 9.0.0" in output
+    output = refused(project, name, str(tmp_path), installed="2.9.0")
+    assert "sentry-sdk 2.9.0" in output
     assert "pip install sentry-sdk==9.1.0" in output
-    assert "SENTRY_SDK_VERSION=9.0.0" in output
+    assert "SENTRY_SDK_VERSION=2.9.0" in output
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_tampered_file_of_the_installed_sdk(project: Project, name: str, tmp_pat
 @pytest.mark.parametrize(
     "name",
     [
-        "patches/9.1.0/limit.patch",
+        "patches/9.1.0/close-aware.patch",
         "patches/9.1.0/lock.json",
         "site-9.1.0/sentry_sdk/integrations/wsgi.py",
         "site-9.1.0/sentry_sdk/integrations/django/__init__.py",
@@ -168,13 +168,13 @@ def test_file_of_the_installed_sdk_that_is_gone(
 
 
 def test_metadata_pins_the_sdk(project: Project, tmp_path: Path) -> None:
-    wheel = build(project, tmp_path / "out", "9.0.0", SENTRY_SDK_VERSION="9.0.0")
-    assert wheel.name == "vendored_integration-9.0.0.1-py3-none-any.whl"
+    wheel = build(project, tmp_path / "out", "2.9.0", SENTRY_SDK_VERSION="2.9.0")
+    assert wheel.name == "vendored_integration-2.9.0.1-py3-none-any.whl"
     message = metadata(wheel)
     assert message["Name"] == "vendored-integration"
-    assert message["Version"] == "9.0.0.1"
+    assert message["Version"] == "2.9.0.1"
     requires = [value.replace(" ", "") for value in message.get_all("Requires-Dist", [])]
-    assert "sentry-sdk==9.0.0" in requires
+    assert "sentry-sdk==2.9.0" in requires
     assert "packaging" in requires
     assert set(message["Requires-Python"].split(",")) == {">=3.8", "<3.14"}
     assert "Typing :: Typed" in message.get_all("Classifier", [])
@@ -189,16 +189,14 @@ def test_wheel_carries_both_licences(project: Project, tmp_path: Path) -> None:
 
 
 def test_wheel_holds_the_package_and_nothing_else(project: Project, tmp_path: Path) -> None:
-    files = texts(build(project, tmp_path / "out", "9.0.0", SENTRY_SDK_VERSION="9.0.0"))
+    files = texts(build(project, tmp_path / "out", "2.9.0", SENTRY_SDK_VERSION="2.9.0"))
     assert {name for name in files if ".dist-info/" not in name} == {
-        "vendored_integration/__init__.py",
-        "vendored_integration/_vendor/__init__.py",
+        *(f"vendored_integration/{name}" for name in sdk.OURS),
         *(f"vendored_integration/_vendor/{name}" for name in sdk.FILES),
+        "vendored_integration/_vendor/__init__.py",
         "vendored_integration/_vendor/provenance.json",
-        "vendored_integration/py.typed",
-        "vendored_integration/runtime/__init__.py",
     }
-    assert "LIMIT = 2" in files["vendored_integration/_vendor/wsgi.py"]
+    assert "@close_aware" in files["vendored_integration/_vendor/wsgi.py"]
 
 
 def test_wheel_has_nothing_of_earlier_builds(project: Project, tmp_path: Path) -> None:
@@ -208,7 +206,7 @@ def test_wheel_has_nothing_of_earlier_builds(project: Project, tmp_path: Path) -
     build(project, tmp_path / "out", "9.1.0")
     project.write("build/lib/vendored_integration/_vendor/django/tasks.py", "")
     project.write("build/lib/vendored_integration/old.py", "")
-    wheel = build(project, tmp_path / "out", "9.0.0", SENTRY_SDK_VERSION="9.0.0")
+    wheel = build(project, tmp_path / "out", "2.9.0", SENTRY_SDK_VERSION="2.9.0")
     names = {Path(name).name for name in texts(wheel)}
     assert not {"tasks.py", "old.py"} & names
     # and the editable install is left as it was
@@ -250,45 +248,45 @@ def test_sdist_has_the_patches_and_nothing_of_the_sdk(project: Project, tmp_path
     hook(project, "build_editable", str(tmp_path / "out"), installed="9.1.0")
     build(project, tmp_path / "out", "9.1.0")
     names = set(unpacked_sdist(project, tmp_path).snapshot())
-    assert {"patches/9.0.0/limit.patch", "patches/9.1.0/lock.json"} <= names
-    assert {"scripts/build_backend.py", "scripts/pipeline/lock.py", "setup.py"} <= names
+    assert {"patches/2.9.0/close-aware.patch", "patches/9.1.0/lock.json"} <= names
+    assert {"scripts/build_backend.py", "scripts/pipeline/package.py", "setup.py"} <= names
     assert not {name for name in names if "_vendor" in name or "sentry-sdk" in name}
 
 
 def test_sdist_stays_at_its_release(project: Project, tmp_path: Path) -> None:
-    """Built for 9.0.0, it must not become 9.1.0 where the variable is not set."""
-    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="9.0.0")
-    assert "9.0.0" in hook(sdist, "get_requires_for_build_wheel")
-    wheel = build(sdist, tmp_path / "out", "9.0.0")
-    assert metadata(wheel)["Version"] == "9.0.0.1"
+    """Built for 2.9.0, it must not become 9.1.0 where the variable is not set."""
+    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="2.9.0")
+    assert "2.9.0" in hook(sdist, "get_requires_for_build_wheel")
+    wheel = build(sdist, tmp_path / "out", "2.9.0")
+    assert metadata(wheel)["Version"] == "2.9.0.1"
     assert "tasks.py" not in {Path(name).name for name in texts(wheel)}
-    again = build(sdist, tmp_path / "again", "9.0.0", SENTRY_SDK_VERSION="9.0.0")
-    direct = build(project, tmp_path / "direct", "9.0.0", SENTRY_SDK_VERSION="9.0.0")
+    again = build(sdist, tmp_path / "again", "2.9.0", SENTRY_SDK_VERSION="2.9.0")
+    direct = build(project, tmp_path / "direct", "2.9.0", SENTRY_SDK_VERSION="2.9.0")
     assert wheel.read_bytes() == again.read_bytes() == direct.read_bytes()
 
 
-@pytest.mark.parametrize("version", ["9.1.0", "9.0.9", "junk"])
+@pytest.mark.parametrize("version", ["9.1.0", "2.9.9", "junk"])
 def test_sdist_refuses_another_release(project: Project, tmp_path: Path, version: str) -> None:
-    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="9.0.0")
+    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="2.9.0")
     output = refused(sdist, "get_requires_for_build_wheel", SENTRY_SDK_VERSION=version)
-    assert "9.0.0" in output
+    assert "2.9.0" in output
     assert version in output
 
 
 def test_sdist_of_an_sdist(project: Project, tmp_path: Path) -> None:
-    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="9.0.0")
+    sdist = unpacked_sdist(project, tmp_path, SENTRY_SDK_VERSION="2.9.0")
     (tmp_path / "second").mkdir()
     second = unpacked_sdist(sdist, tmp_path / "second")
-    assert "9.0.0" in hook(second, "get_requires_for_build_wheel")
+    assert "2.9.0" in hook(second, "get_requires_for_build_wheel")
 
 
 def test_editable_build_generates_in_the_checkout(project: Project, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     hook(project, "build_editable", str(tmp_path / "out"), installed="9.1.0")
     assert "9.1.0" in project.vendored("__init__.py")
-    env = {"SENTRY_SDK_VERSION": "9.0.0"}
-    hook(project, "build_editable", str(tmp_path / "out"), installed="9.0.0", **env)
-    assert "9.0.0" in project.vendored("__init__.py")
+    env = {"SENTRY_SDK_VERSION": "2.9.0"}
+    hook(project, "build_editable", str(tmp_path / "out"), installed="2.9.0", **env)
+    assert "2.9.0" in project.vendored("__init__.py")
     assert not project.path("vendored_integration/_vendor/django/tasks.py").exists()
 
 
@@ -296,6 +294,6 @@ def test_failing_editable_build_leaves_the_last_one(project: Project, tmp_path: 
     (tmp_path / "out").mkdir()
     hook(project, "build_editable", str(tmp_path / "out"), installed="9.1.0")
     project.path("LICENSE.sentry-sdk").unlink()
-    project.replace("patches/9.1.0/limit.patch", "+LIMIT = 2", "+LIMIT = 3")
+    project.replace("patches/9.1.0/close-aware.patch", "+    @close_aware", "+    @closing")
     output = refused(project, "build_editable", str(tmp_path / "out"), installed="9.1.0")
-    assert "limit.patch" in output
+    assert "close-aware.patch" in output
