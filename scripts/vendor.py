@@ -20,7 +20,6 @@ from typing import Callable
 
 try:
     from pipeline import package, patch, releases, upstream
-    from pipeline import port as porting
     from pipeline.errors import PipelineError
 except ModuleNotFoundError as error:
     # Said after the command line has been parsed: --help needs none of them.
@@ -46,6 +45,8 @@ def check(args: argparse.Namespace) -> int:
 
     A release that fails does not stop the others.
     """
+    from pipeline import port as porting
+
     problems: list[PipelineError] = []
     locks = []
     for directory in releases.directories():
@@ -97,6 +98,8 @@ def port(args: argparse.Namespace) -> int:
     Nothing is written before the release is edited, verified and driven. A release
     whose files are those of the one before it gets no directory of its own.
     """
+    from pipeline import port as porting
+
     if len([wish for wish in (args.release, args.missing, args.all) if wish]) != 1:
         raise PipelineError(
             "which release?",

@@ -15,7 +15,7 @@ from typing import Iterable, Mapping
 
 from .errors import PipelineError, RefusedError
 from .releases import DJANGO, ROOT, sha256
-from .upstream import CACHE, Upstream
+from .upstream import CACHE, Upstream, run
 
 _REQUESTS = Path(__file__).with_name("drive_requests.py")
 _TIMEOUT = 120  # seconds; it takes two
@@ -48,7 +48,10 @@ def drive(source: Upstream, vendored: Mapping[str, bytes]) -> None:
         env = {key: value for key, value in os.environ.items() if not key.startswith("SENTRY_")}
         env["PYTHONPATH"] = os.pathsep.join([temporary, str(libraries)])
         env["PYTHONDONTWRITEBYTECODE"] = "1"
-        result = _run(command, env)
+        try:
+            result = run(command, env, _TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise RefusedError(f"a request is not served within {_TIMEOUT} s") from error
     if result.returncode != 0:
         raise RefusedError(
             "the built package does not serve a request as it has to",
@@ -71,7 +74,7 @@ def _python(release: str, classifiers: Iterable[str]) -> str:
         name = f"python3.{minor}"
         found = [str(path) for path in sorted(pyenv.glob(f"versions/3.{minor}.*/bin/{name}"))]
         for python in filter(None, [shutil.which(name), *found]):
-            if _run([python, "-m", "pip", "--version"]).returncode == 0:
+            if run([python, "-m", "pip", "--version"]).returncode == 0:
                 return python
     raise PipelineError(
         f"sentry-sdk {release}: no Python to run it with",
@@ -83,13 +86,13 @@ def _python(release: str, classifiers: Iterable[str]) -> str:
 
 def _libraries(python: str, requirements: list[str]) -> Path:
     """The directory that has them, made if it is missing."""
-    kind = _run([python, "-c", "import sys; print(sys.version, sys.platform)"]).stdout
+    kind = run([python, "-c", "import sys; print(sys.version, sys.platform)"]).stdout
     directory = CACHE / f"drive-{sha256(repr((kind, requirements)).encode())[:16]}"
     if not directory.is_dir():
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
             target = Path(temporary, "libraries")
             command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            result = _run([*command, f"--target={target}", *requirements])
+            result = run([*command, f"--target={target}", *requirements])
             if result.returncode != 0:
                 raise PipelineError(
                     "could not install what a release is driven with",
@@ -98,20 +101,3 @@ def _libraries(python: str, requirements: list[str]) -> Path:
                 )
             target.rename(directory)
     return directory
-
-
-def _run(
-    command: list[str], env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            env=env,
-            timeout=_TIMEOUT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            errors="replace",
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RefusedError(f"{command[-1]}: still running after {_TIMEOUT} s") from error

@@ -112,18 +112,33 @@ def _download(release: str, find_links: str | None) -> Path:
 
 
 def _pip(requirement: str, directory: str, find_links: str | None) -> str:
-    """Download into the directory; return what pip says of errors."""
+    """Download into the directory; return what pip prints."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--only-binary=:all:"]
     if find_links:
         command += ["--no-index", f"--find-links={find_links}"]
     command += [f"--dest={directory}", requirement]
-    return subprocess.run(command, stderr=subprocess.PIPE, universal_newlines=True).stderr
+    return run(command).stdout
 
 
-def _said(stderr: str) -> str:
+def run(
+    command: list[str], env: Mapping[str, str] | None = None, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program; what it prints is kept, both streams together."""
+    return subprocess.run(
+        command,
+        env=env,
+        timeout=timeout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        errors="replace",
+    )
+
+
+def _said(output: str) -> str:
     """pip's own words, without the list of all versions and all retries but the last."""
-    lines = re.sub(r" \(from versions: [^)]*\)", "", stderr).strip().splitlines()
+    lines = re.sub(r" \(from versions: [^)]*\)", "", output).strip().splitlines()
     retries = [line for line in lines if line.startswith("WARNING: Retrying")]
     return "\n".join(line for line in lines if line not in retries[:-1]) or "no output"
 

@@ -141,8 +141,9 @@ def _application(wsgi: Source) -> Iterator[tuple[int, str]]:
         if isinstance(node, (ast.stmt, ast.ExceptHandler)) and not isinstance(node, _ALWAYS):
             yield node.lineno, "not every request reaches the call of the application"
 
-    items = [item for node in inside if isinstance(node, ast.With) for item in node.items]
-    if not any(_makes_span(wsgi, method, item.context_expr) for item in items):
+    spans = [called(target(n)) for n in wsgi.walk(*ASSIGNMENT, below=method) if _starts(wsgi, n)]
+    blocks = [item.context_expr for n in inside if isinstance(n, ast.With) for item in n.items]
+    if not any(_starts(wsgi, block) or called(block) in spans for block in blocks):
         stack = any("ExitStack" in called(node) for node in wsgi.walk(ast.Call, below=method))
         instead = "an ExitStack" if stack else "other code"
         yield wait.lineno, f"{instead} ends the span, not a `with` around this"
@@ -154,13 +155,10 @@ def _application(wsgi: Source) -> Iterator[tuple[int, str]]:
             yield node.lineno, "exchanges the response after the call"
 
 
-def _makes_span(wsgi: Source, method: ast.AST, expression: ast.AST) -> bool:
-    """Whether the expression, or what its variable has been assigned, starts a span."""
-    calls = [*wsgi.walk(ast.Call, below=expression)]
-    for node in wsgi.walk(*ASSIGNMENT, below=method):
-        if isinstance(expression, ast.Name) and called(target(node)) == expression.id:
-            calls += wsgi.walk(ast.Call, below=node)
-    return any(called(n).endswith((".start_span", ".start_transaction")) for n in calls)
+def _starts(wsgi: Source, node: ast.AST) -> bool:
+    """Whether the code starts a span."""
+    names = [called(call) for call in wsgi.walk(ast.Call, below=node)]
+    return any(name.endswith((".start_span", ".start_transaction")) for name in names)
 
 
 @lru_cache(maxsize=None)
@@ -178,9 +176,11 @@ def _unresolved(name: str, text: str, modules: Mapping[str, bytes]) -> Iterator[
         module, _, attribute = found.rpartition(".")
         if found.split(".")[0] not in (_SDK, _PACKAGE) or found == _SHARED:
             continue
+        known = modules.get(module, b"")
         if _is_stock(found) or (found.startswith(_SDK) and found.endswith("Middleware")):
             yield line, f"imports stock's {found}"
-        elif not (found in modules or (module in modules and attribute in _bound(modules[module]))):
+        # A star import may bring any name.
+        elif not (found in modules or b"import *" in known or attribute in _bound(known)):
             yield line, f"imports {found}, which does not exist"
 
 

@@ -1,21 +1,19 @@
 """Build the wheels of many releases, one after the other, in one build environment.
 
 pip makes a build environment for each wheel, which takes most of the time. Here the
-requirements are installed once, and each release's SDK is unpacked beside them; the
-backend is called as pip calls it, so the bytes are the same.
+requirements are installed once, and each release's SDK is unpacked beside them.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import venv
 import zipfile
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping
 
-from build import BuildBackendException, ProjectBuilder
+from build import ProjectBuilder
 
 from . import releases, upstream
 from .errors import PipelineError
@@ -75,23 +73,11 @@ def build(
 def _build(release: str, python: str, directory: Path) -> Path:
     with zipfile.ZipFile(upstream.fetch(release, releases.supported()[release])) as archive:
         archive.extractall(directory / "sdk")
-
-    def run(
-        cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
-    ) -> None:
-        extra = dict(extra_environ or {})
-        path = [str(directory / "sdk"), *filter(None, [extra.get("PYTHONPATH")])]
-        extra.update(SENTRY_SDK_VERSION=release, PYTHONPATH=os.pathsep.join(path))
-        _run(f"sentry-sdk {release}: the build backend failed", cmd, cwd, {**os.environ, **extra})
-
-    try:
-        builder = ProjectBuilder(ROOT, python_executable=python, runner=run)
-        return Path(builder.build("wheel", directory / "wheel"))
-    except BuildBackendException as error:
-        # It wraps what `run` raises.
-        if isinstance(error.exception, PipelineError):
-            raise error.exception from None
-        raise PipelineError(f"sentry-sdk {release}: no wheel", found=str(error)) from error
+    command = [python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-index", "--no-build-isolation", f"--wheel-dir={directory}", str(ROOT)]
+    env = {"SENTRY_SDK_VERSION": release, "PYTHONPATH": str(directory / "sdk")}
+    _run(f"sentry-sdk {release}: no wheel", command, {**os.environ, **env})
+    return next(directory.glob("*.whl"))
 
 
 def _environment(directory: Path) -> str:
@@ -104,20 +90,7 @@ def _environment(directory: Path) -> str:
     return python
 
 
-def _run(
-    problem: str,
-    command: Sequence[str],
-    cwd: str | None = None,
-    env: Mapping[str, str] | None = None,
-) -> None:
-    result = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        errors="replace",
-    )
+def _run(problem: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
+    result = upstream.run(command, env)
     if result.returncode != 0:
         raise PipelineError(problem, found=result.stdout.strip()[-2000:])

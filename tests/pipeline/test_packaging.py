@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 from typing import Dict, List
 
@@ -88,6 +89,31 @@ def test_pip_install_editable(checkout: Path, python: Path, tmp_path: Path) -> N
     found, where, _ = run(tmp_path, str(python), "-c", WHAT).split()
     assert found == RELEASES[-1]
     assert where == str(checkout / "vendored_integration" / "_vendor")
+
+
+def test_port_of_a_new_release(checkout: Path, tmp_path: Path) -> None:
+    """From a local wheel of a release that is like the newest, by the commands of CONTRIBUTING."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(tmp_path / "sdk")]
+    run(checkout, *pip, "sentry-sdk==2.75.0")
+    old = next((tmp_path / "sdk").iterdir())
+    (tmp_path / "links").mkdir()
+    with zipfile.ZipFile(old) as before, zipfile.ZipFile(
+        tmp_path / "links" / old.name.replace("75", "76"), "w"
+    ) as after:
+        for name in before.namelist():
+            data = before.read(name).replace(b"2.75.0", b"2.76.0")
+            if name.endswith("integrations/wsgi.py"):
+                data = b"# One line more.\n" + data
+            after.writestr(name.replace("2.75.0", "2.76.0"), data)
+    vendor = [sys.executable, "scripts/vendor.py"]
+    output = run(checkout, *vendor, "port", "2.76.0", "--find-links", str(tmp_path / "links"))
+    assert output == (
+        "sentry-sdk 2.76.0, since 2.75.0:\n  wsgi.py: changed\n"
+        "patches/2.76.0: written\n1 of 1 releases ported\n"
+    )
+    run(checkout, *vendor, "check", "2.76.0")
+    assert "1 of 1 wheels" in run(checkout, *vendor, "wheels", "2.76.0")
+    assert (checkout / "dist" / "vendored_integration-2.76.0.1-py3-none-any.whl").is_file()
 
 
 def test_pip_shows_the_error(checkout: Path, python: Path) -> None:

@@ -1,14 +1,14 @@
 """Leaves out the integration's work that nobody will see. What is sent does not change.
 
 In the static lifecycle a transaction that is not sampled is thrown away, with its
-spans; the SDK makes these all the same, at about 60,000 instructions each. Rewrite
-rules of the build have the vendored modules call :func:`start_span` in place of
+spans; the SDK makes these all the same, at about 60,000 instructions each. The patch
+``skip-unsampled-spans`` has the vendored modules call :func:`start_span` in place of
 ``sentry_sdk.start_span``, and ask :func:`wanted` before they wrap signal receivers,
 views and middlewares for a span. An outgoing request from within such a span names the
 transaction as its parent, which is not sent either; trace id and sampling decision
 are the same.
 
-By other rules what describes the request is put together when there is an event
+By the same patch what describes the request is put together when there is an event
 (:class:`EventProcessor`), and the values in an event are looked at in less time
 (:func:`for_query_sets`): 110,000 instructions of a plain request that is not sampled, and
 100,000 of one that is.
