@@ -52,16 +52,18 @@ def __getattr__(name: str) -> Any:
     # Not imported above: a Flask application that uses only .wsgi need not
     # import Django.
     if name in ("DjangoIntegration", "StreamAwareDjangoIntegration"):
-        from .django import DjangoIntegration
+        from . import django
 
-        return DjangoIntegration
+        return getattr(django, name)
     if name == "stats":
         from .runtime.stats import stats
 
         return stats
     if name == "trace_stream":
+        from .runtime.process import hide_frames
         from .runtime.trace_stream import trace_stream
 
+        hide_frames()
         return trace_stream
     if name == "bounded_transport":
         from .transport import bounded_transport

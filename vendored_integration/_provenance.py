@@ -15,38 +15,23 @@ PATH = VENDOR / "provenance.json"
 FORMAT = 1
 
 
-class ProvenanceError(Exception):
-    """There is no statement that could be read."""
-
-
-def load() -> dict[str, Any]:
-    """What the build states: see scripts/pipeline/provenance.py.
-
-    :raises ProvenanceError: it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(PATH.read_bytes().decode("utf-8"))
-        found = content["format"]
-    except FileNotFoundError:
-        raise ProvenanceError(f"{_short(PATH)}: missing") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ProvenanceError(f"{_short(PATH)}: damaged: {error}") from None
-    if found != FORMAT:
-        raise ProvenanceError(f"{_short(PATH)}: expected format {FORMAT}, found {found}")
-    return content
-
-
 def look() -> tuple[dict[str, Any] | None, dict[str, str], str]:
-    """Return the statement, what differs from it, and why there is none if there is none."""
+    """Return what the build states (see scripts/pipeline/provenance.py), each file that is
+    not as stated -> how it differs, and why there is no statement if there is none.
+    """
+    name = PATH.relative_to(VENDOR.parents[1]).as_posix()
     try:
-        provenance = load()
-        return provenance, differences(provenance["files"]), ""
-    except ProvenanceError as error:
-        return None, {}, str(error)
+        stated = json.loads(PATH.read_bytes().decode("utf-8"))
+        if stated["format"] != FORMAT:
+            return None, {}, f"{name}: expected format {FORMAT}, found {stated['format']}"
+        return stated, _differences(stated["files"]), ""
+    except FileNotFoundError:
+        return None, {}, f"{name}: missing"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return None, {}, f"{name}: damaged: {error}"
 
 
-def differences(files: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Each file that is not as stated -> how it differs."""
+def _differences(files: dict[str, dict[str, str]]) -> dict[str, str]:
     expected = {name: hashes["vendored"] for name, hashes in files.items()}
     found = {
         path.relative_to(VENDOR).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -62,7 +47,3 @@ def differences(files: dict[str, dict[str, str]]) -> dict[str, str]:
         elif expected[name] != found[name]:
             problems[name] = f"expected {expected[name]}, found {found[name]}"
     return problems
-
-
-def _short(path: Path) -> str:
-    return path.relative_to(VENDOR.parents[1]).as_posix()

@@ -3,9 +3,9 @@
 from typing import Any, Awaitable, Callable, Optional
 
 from .runtime.asgi import SentryAsgiMiddleware
-from .runtime.exchange import Lifespan
-from .runtime.frames import hidden
+from .runtime.asgi_request import Lifespan
 from .runtime.options import DEFAULT_OPTIONS, Options
+from .runtime.process import hide_frames
 from .runtime.shutdown import flush
 
 __all__ = ["SentryMiddleware", "flush_at_shutdown"]
@@ -85,4 +85,4 @@ async def _answer(receive: Any, send: Any) -> None:
         await send({"type": f"{kind}.complete"})
 
 
-__name__ = hidden(__name__)
+hide_frames()

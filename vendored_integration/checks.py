@@ -16,10 +16,14 @@ from typing import Any, Iterator, NamedTuple, Sequence
 
 from . import _provenance
 
-ERROR, WARNING, INFO = "error", "warning", "info"
+#: By the first letter of a finding's number.
+LEVELS = {"E": "error", "W": "warning", "I": "info"}
 
 _USE_OURS = (
     'integrations=[DjangoIntegration()], with "from vendored_integration import DjangoIntegration"'
+)
+_REMOVE_STOCK = (
+    "remove the DjangoIntegration of sentry_sdk.integrations.django from integrations=[...]"
 )
 #: The package is not on PyPI.
 _FROM_WHEELS = "pip install --find-links DIRECTORY_OF_YOUR_WHEELS"
@@ -32,13 +36,11 @@ CATALOGUE = {
         "this build is for sentry-sdk {built_for}, but {found}: it refuses to be imported",
         '{keep}to keep this build: pip install "sentry-sdk=={built_for}"',
     ),
-    "E002": (
-        "{error}",
-        f"{_FROM_WHEELS} --force-reinstall vendored-integration",
-    ),
+    "E002": ("{error}", f"{_FROM_WHEELS} --force-reinstall vendored-integration"),
     "E003": (
         "{count} vendored files are not as they were built: {names}",
-        f"{_FROM_WHEELS} --force-reinstall --no-deps --no-cache-dir {{package}}=={{version}}",
+        f"{_FROM_WHEELS} --force-reinstall --no-deps --no-cache-dir "
+        "vendored-integration=={version}",
     ),
     "E004": (
         "an earlier sentry_sdk.init() of this process has set up the stock DjangoIntegration, "
@@ -48,7 +50,7 @@ CATALOGUE = {
     "E005": (
         "integrations=[...] has the stock DjangoIntegration after ours, and the SDK takes the "
         f"last one: {_LOST}",
-        "remove the DjangoIntegration of sentry_sdk.integrations.django from integrations=[...]",
+        _REMOVE_STOCK,
     ),
     "E006": (
         f"sentry_sdk.init() was called without our DjangoIntegration: {_LOST}",
@@ -59,14 +61,11 @@ CATALOGUE = {
         f"the sentry_sdk.init() needs {_USE_OURS}, and no DjangoIntegration among its "
         "disabled_integrations",
     ),
-    "E008": (
-        "{name} cannot be loaded: {error}",
-        "{next}",
-    ),
+    "E008": ("{name} cannot be loaded: {error}", "{next}"),
     "W001": (
         "integrations=[...] has the stock DjangoIntegration, too; the SDK takes the last one, "
         "which is ours",
-        "remove the DjangoIntegration of sentry_sdk.integrations.django from integrations=[...]",
+        _REMOVE_STOCK,
     ),
     "W002": (
         "a later sentry_sdk.init() was called without our DjangoIntegration: its options are "
@@ -107,10 +106,6 @@ CATALOGUE = {
     ),
 }
 
-#: Not a fault where a project initialises the SDK in production only: `manage.py` does not
-#: say it each time.
-_REPORT_ONLY = "vendored_integration.W006"
-
 
 class Finding(NamedTuple):
     """Something that was found, and what to change."""
@@ -130,18 +125,14 @@ class Finding(NamedTuple):
         """Where to change what."""
         return f"{self.where}: {self.hint}" if self.where else self.hint
 
+    def __str__(self) -> str:
+        return f"{self.message}; next: {self.advice}"
+
 
 def make(number: str, where: str = "", **values: Any) -> Finding:
     """Make a finding of the catalogue."""
-    message, hint = CATALOGUE[number]
-    level = {"E": ERROR, "W": WARNING, "I": INFO}[number[0]]
-    return Finding(
-        f"vendored_integration.{number}",
-        level,
-        message.format(**values),
-        where,
-        hint.format(**values),
-    )
+    message, hint = (text.format(**values) for text in CATALOGUE[number])
+    return Finding(f"vendored_integration.{number}", LEVELS[number[0]], message, where, hint)
 
 
 def findings(
@@ -153,10 +144,15 @@ def findings(
     :param application: name and object of what the server calls; without it, what
         ``WSGI_APPLICATION`` and ``ASGI_APPLICATION`` name, if it has been imported.
     """
-    found = installation(*_provenance.look())
-    if all(finding.id[-4:] not in ("E001", "E002") for finding in found):
+    found = installation()
+    if can_be_imported(found):
         found += _process(inits, [application] if application else _applications())
-    return sorted(found, key=lambda finding: "EWI".index(finding.id[-4]))
+    return sorted(found, key=lambda finding: list(LEVELS.values()).index(finding.level))
+
+
+def can_be_imported(found: list[Finding]) -> bool:
+    """Whether the package can be imported, where this has been found."""
+    return not any(finding.id.endswith(("E001", "E002")) for finding in found)
 
 
 def django_messages() -> list[Any]:
@@ -171,10 +167,11 @@ def django_messages() -> list[Any]:
         return [
             Warning(finding.message, hint=finding.advice, id=finding.id)
             for finding in findings()
-            if finding.level != INFO and finding.id != _REPORT_ONLY
+            # W006: a project may initialise the SDK in production only.
+            if finding.level != "info" and not finding.id.endswith("W006")
         ]
     except Exception:
-        from .runtime.log import internal_error
+        from .runtime.process import internal_error
 
         internal_error("internal error while looking for what is wrong")
         return []
@@ -183,48 +180,32 @@ def django_messages() -> list[Any]:
 # -- the installation -------------------------------------------------------------------
 
 
-def installation(
-    provenance: dict[str, Any] | None, differences: dict[str, str], error: str
-) -> list[Finding]:
-    """Return what is wrong with the installed files; takes what ``_provenance.look`` returns."""
+def installation() -> list[Finding]:
+    """Return what is wrong with what is installed."""
+    provenance, differences, error = _provenance.look()
     if provenance is None:
         return [make("E002", error=error)]
     found = []
-    package, built_for = provenance["package"], provenance["upstream"]["version"]
-    sdk = installed_sdk()
+    built_for, sdk = provenance["upstream"]["version"], installed("sentry-sdk")
     if sdk != built_for:
-        found.append(
-            make(
-                "E001",
-                built_for=built_for,
-                found=f"sentry-sdk {sdk} is installed" if sdk else "no sentry-sdk is installed",
-                keep=f'to keep the SDK: {_FROM_WHEELS} "vendored-integration=={sdk}.*", or in a '
+        other, keep = "no sentry-sdk is installed", ""
+        if sdk:
+            other = f"sentry-sdk {sdk} is installed"
+            keep = (
+                f'to keep the SDK: {_FROM_WHEELS} "vendored-integration=={sdk}.*", or in a '
                 f"checkout: SENTRY_SDK_VERSION={sdk} pip install .; "
-                if sdk
-                else "",
             )
-        )
+        found.append(make("E001", built_for=built_for, found=other, keep=keep))
     if differences:
-        found.append(
-            make(
-                "E003",
-                count=len(differences),
-                names=", ".join(differences),
-                package=package["name"],
-                version=package["version"],
-            )
-        )
+        names, version = ", ".join(differences), provenance["package"]["version"]
+        found.append(make("E003", count=len(differences), names=names, version=version))
     return found
 
 
-def installed_sdk() -> str | None:
-    """Return the SDK's release: of the one that is imported, or would be."""
-    imported: str | None = getattr(sys.modules.get("sentry_sdk.consts"), "VERSION", None)
-    return imported or installed("sentry-sdk")
-
-
 def installed(name: str) -> str | None:
-    """Return a distribution's version, without importing it."""
+    """Return a distribution's version; of the SDK, that of the one that is imported, if any."""
+    if name == "sentry-sdk" and imported("sentry_sdk.consts.VERSION"):
+        return str(imported("sentry_sdk.consts.VERSION"))
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -234,181 +215,139 @@ def installed(name: str) -> str | None:
 # -- the process ------------------------------------------------------------------------
 
 
+def imported(path: str) -> Any:
+    """Return what a dotted path names, or ``()`` if it has not been imported.
+
+    Nothing is an instance of ``()``, and nothing is in it.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, ())
+
+
 def client() -> Any:
     """Return the SDK's client, or ``None`` if it has not been initialised."""
-    sdk = sys.modules.get("sentry_sdk")
-    found = sdk.get_client() if sdk else None
-    return found if found is not None and found.is_active() else None
+    get_client = imported("sentry_sdk.get_client")
+    return get_client() if get_client and get_client().is_active() else None
 
 
-def _process(inits: Sequence[str], applications: Sequence[tuple[str, Any]]) -> Iterator[Finding]:
-    active = client()
-    if active is None:
-        yield make("W006")
-    else:
-        yield from _integration(active, inits)
-        yield from _options(active, inits)
-    yield from _server()
-    for name, application in applications:
-        yield from _stock_around(name, application)
+def setting(name: str) -> Any:
+    """Return a setting of the Django project, or ``None``."""
+    settings = imported("django.conf.settings")
+    return getattr(settings, name, None) if getattr(settings, "configured", False) else None
 
 
 def set_up() -> str | None:
     """Return the package whose DjangoIntegration is set up in this process, for good."""
-    sdk = sys.modules.get("sentry_sdk.integrations")
-    if getattr(sys.modules.get("vendored_integration.django"), "_set_up", False):
+    if imported("vendored_integration.django._set_up"):
         return "vendored_integration"
-    return "sentry_sdk" if sdk and "django" in sdk._installed_integrations else None
+    stock = "django" in imported("sentry_sdk.integrations._installed_integrations")
+    return "sentry_sdk" if stock else None
 
 
-def _integration(active: Any, inits: Sequence[str]) -> Iterator[Finding]:
-    """Which DjangoIntegration is set up, and which has the options."""
-    ours_class: Any = _class("vendored_integration.django", "DjangoIntegration")
-    first, last = (inits[0], inits[-1]) if inits else ("", "")
-    passed = [
-        integration
-        for integration in active.options.get("integrations") or ()
-        if getattr(integration, "identifier", None) == "django"
-    ]
-    ours = [integration for integration in passed if isinstance(integration, ours_class)]
-    stock = len(passed) > len(ours)
-    in_force = active.get_integration("django")
-    if set_up() == "vendored_integration":
-        if in_force is None:
-            yield make("E007", last)
-        elif not isinstance(in_force, ours_class):
-            yield make("W002", last)
-        elif stock:
-            yield make("W001", _made_at(in_force))
-    elif set_up() is None:
-        yield make("E007", last)
-    elif isinstance(in_force, ours_class):
-        yield make("E004", first)
-    elif ours:
-        yield make("E005", _made_at(ours[-1]))
-    else:
-        instead = "instead of the DjangoIntegration of sentry_sdk.integrations.django, "
-        yield make("E006", first, instead=instead if stock else "")
+def lifecycle(active: Any) -> str:
+    """Return ``"static"`` or ``"stream"``."""
+    streams = imported("sentry_sdk.tracing_utils.has_span_streaming_enabled")
+    return "stream" if streams and streams(active.options) else "static"
 
 
-def _made_at(integration: Any) -> str:
-    made_at = getattr(integration, "made_at", None)
-    return place(*made_at) if made_at else ""
-
-
-def place(filename: str, line: int) -> str:
+def place(filename: str, line: int | None) -> str:
     """Return the name of a line of the project, such as ``mysite/settings.py:12``."""
     relative = os.path.relpath(filename)
     return f"{filename if relative.startswith(os.pardir) else relative}:{line}"
 
 
-def _options(active: Any, inits: Sequence[str]) -> Iterator[Finding]:
-    from sentry_sdk.tracing_utils import has_tracing_enabled
+def _process(inits: Sequence[str], applications: Sequence[tuple[str, Any]]) -> Iterator[Finding]:
+    from .runtime.workers import threads_can_run
 
-    where = inits[-1] if inits else ""
-    if not has_tracing_enabled(active.options):
-        yield make("I001", where)
-    if not active.options.get("dsn"):
-        yield make("I002", where)
+    active = client()
+    if active is None:
+        yield make("W006")
+    else:
+        first, last = (inits[0], inits[-1]) if inits else ("", "")
+        yield from _integration(active, first, last)
+        yield from _options(active, last)
+    if not threads_can_run():
+        yield make("W003")
+    if imported("sentry_sdk.utils.HAS_REAL_CONTEXTVARS") is False:  # gone in 3.0
+        yield make("W004")
+    for name, application in applications:
+        yield from _stock_around(name, application)
+
+
+def _integration(active: Any, first: str, last: str) -> Iterator[Finding]:
+    """Which DjangoIntegration is set up, and which has the options."""
+    ours_class = imported("vendored_integration.django.DjangoIntegration")
+    passed = [one for one in active.options["integrations"] if one.identifier == "django"]
+    ours = [one for one in passed if isinstance(one, ours_class)]
+    stock = len(passed) > len(ours)
+    in_force = active.get_integration("django")
+    if set_up() is None or in_force is None:
+        yield make("E007", last)
+    elif set_up() == "vendored_integration":
+        if not isinstance(in_force, ours_class):
+            yield make("W002", last)
+        elif stock:
+            yield make("W001", place(*in_force.made_at))
+    elif isinstance(in_force, ours_class):
+        yield make("E004", first)
+    elif ours:
+        yield make("E005", place(*ours[-1].made_at))
+    else:
+        instead = "instead of the DjangoIntegration of sentry_sdk.integrations.django, "
+        yield make("E006", first, instead=instead if stock else "")
+
+
+def _options(active: Any, last: str) -> Iterator[Finding]:
+    if not imported("sentry_sdk.tracing_utils.has_tracing_enabled")(active.options):
+        yield make("I001", last)
+    if not active.options["dsn"]:
+        yield make("I002", last)
     integration = active.get_integration("django")
     options = getattr(integration, "stream_options", None)
     if options and options.on_timeout == "continue" and lifecycle(active) == "stream":
-        yield make("I003", _made_at(integration))
-
-
-def lifecycle(active: Any) -> str:
-    """Return ``"static"`` or ``"stream"``."""
-    import sentry_sdk.tracing_utils
-
-    streams: Any = getattr(sentry_sdk.tracing_utils, "has_span_streaming_enabled", None)
-    return "stream" if streams and streams(active.options) else "static"
-
-
-def _server() -> Iterator[Finding]:
-    from .runtime.scheduler import threads_can_run
-    from .runtime.sdk import contextvars_work
-
-    if not threads_can_run():
-        yield make("W003")
-    if not contextvars_work():
-        yield make("W004")
+        yield make("I003", place(*integration.made_at))
 
 
 def _applications() -> list[tuple[str, Any]]:
-    """What the project's settings say that the server calls, if it has been imported."""
-    found = []
-    for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
-        path = setting(name)
-        if isinstance(path, str):
-            module, _, attribute = path.rpartition(".")
-            found.append((path, getattr(sys.modules.get(module), attribute, None)))
-    return found
-
-
-def setting(name: str) -> Any:
-    """Return a setting of the Django project, or ``None``."""
-    settings = getattr(sys.modules.get("django.conf"), "settings", None)
-    return getattr(settings, name, None) if settings is not None and settings.configured else None
+    """What the project's settings say that the server calls."""
+    paths = filter(None, map(setting, ("WSGI_APPLICATION", "ASGI_APPLICATION")))
+    return [(path, imported(path)) for path in paths]
 
 
 #: Attributes in which middlewares keep the application that they are around.
 _INNER = ("app", "application", "inner", "_application", "wsgi_app", "__wrapped__")
-#: More than that many layers are a circle.
-_MAX_LAYERS = 50
 
 
 def layers(application: Any) -> Iterator[Any]:
     """An application and those within it, as far as that can be seen."""
-    for _ in range(_MAX_LAYERS):
+    for _ in range(50):  # more are a circle
         if not callable(application):
             return
         yield application
-        application = next(
-            filter(callable, (_attribute(application, name) for name in _INNER)), None
-        )
+        inner = (getattr(application, name, None) for name in _INNER)
+        application = next(filter(callable, inner), None)
 
 
-def _attribute(value: Any, name: str) -> Any:
-    try:
-        return getattr(value, name, None)
-    except Exception:
-        return None  # a property of somebody else's
-
-
-#: Stock middlewares: module and class, what is lost, and what may take their place.
-_STOCK = (
-    (
-        "sentry_sdk.integrations.wsgi",
-        "SentryWsgiMiddleware",
+#: Stock middleware: what is lost with it, and what may take its place.
+_STOCK = {
+    "sentry_sdk.integrations.wsgi.SentryWsgiMiddleware": (
         _LOST,
         "vendored_integration.wsgi.SentryWsgiMiddleware",
     ),
-    (
-        "sentry_sdk.integrations.asgi",
-        "SentryAsgiMiddleware",
+    "sentry_sdk.integrations.asgi.SentryAsgiMiddleware": (
         "nothing tells how streaming responses end",
         "vendored_integration.asgi.SentryMiddleware",
     ),
-)
+}
 
 
 def _stock_around(name: str, application: Any) -> Iterator[Finding]:
-    ours = (
-        _class("vendored_integration._vendor.wsgi", "SentryWsgiMiddleware"),
-        _class("vendored_integration.runtime.asgi", "SentryAsgiMiddleware"),
-    )
+    ours = tuple(imported(better) for _, better in _STOCK.values())
     for layer in layers(application):
         if isinstance(layer, ours):
             return  # what is within it does nothing
-        for module, kind, effect, better in _STOCK:
-            if isinstance(layer, _class(module, kind)):
+        for stock, (effect, better) in _STOCK.items():
+            if isinstance(layer, imported(stock)):
+                kind = stock.rpartition(".")[2]
                 yield make("W005", name, middleware=kind, effect=effect, ours=better)
                 return
-
-
-class _Nothing:
-    """In place of a class whose module has not been imported: nothing is an instance."""
-
-
-def _class(module: str, name: str) -> Any:
-    return getattr(sys.modules.get(module), name, _Nothing)

@@ -7,12 +7,13 @@ import sentry_sdk.integrations
 from django.core import checks
 
 from ._vendor import django as _upstream
-from .runtime.body import patch_asgi_handler, patch_streaming_response
-from .runtime.log import ask_debug_filter_first, logger
+from .runtime.asgi_handler import patch_asgi_handler
+from .runtime.bindings import patch_streaming_response
 from .runtime.options import DEFAULT_OPTIONS, Options
-from .runtime.resources import spare_unread_body
-from .runtime.sdk import unfailing
+from .runtime.process import hide_frames, logger
+from .runtime.request_data import patch_request_data
 from .runtime.sigterm import watch
+from .runtime.wsgi_request import patch_get_response
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
 
@@ -27,13 +28,13 @@ class DjangoIntegration(_upstream.DjangoIntegration):
     Takes every argument of :class:`sentry_sdk.integrations.django.DjangoIntegration`
     of the same SDK release, and:
 
-    :param response_timeout: Seconds from the request's start after which the
+    :param response_timeout: Seconds from the response's return after which the
         transaction of an unclosed response is finished anyway. ``None``: never.
     :param max_open_responses: At more open responses than this, the transaction
         of the oldest is finished at once.
-    :param finish_on: ``"close"``: every response's transaction ends when the
-        server closes the response. ``"return"``: one that is not streaming ends
-        when the application returns, as in stock.
+    :param finish_on: ``"return"``: the transaction of a response that is not
+        streaming ends when the application returns, as in stock. ``"close"``: every
+        response's transaction ends when the server closes the response.
     :param on_timeout: ``"finish"``: ``response_timeout`` ends the transaction, and what
         is traced later is lost. ``"continue"``: for streams that live for hours: the
         transaction of a streaming response is sent at each ``response_timeout``, and
@@ -55,6 +56,8 @@ class DjangoIntegration(_upstream.DjangoIntegration):
     ) -> None:
         super().__init__(*args, **kwargs)
         caller = sys._getframe(1)
+        while caller.f_code.co_filename == __file__ and caller.f_back:
+            caller = caller.f_back
         #: File and line of the call, for :mod:`.checks`.
         self.made_at: Tuple[str, int] = (caller.f_code.co_filename, caller.f_lineno)
         self.stream_options = Options(
@@ -66,16 +69,13 @@ class DjangoIntegration(_upstream.DjangoIntegration):
     def setup_once() -> None:
         """Patch Django. Called by ``sentry_sdk.init``, once a process."""
         global _set_up
-        # An error of a view must get where it gets without us.
-        for report in ("_capture_exception", "_got_request_exception"):
-            if hasattr(_upstream, report):  # depends on the release
-                setattr(_upstream, report, unfailing(getattr(_upstream, report)))
         super(DjangoIntegration, DjangoIntegration).setup_once()
-        spare_unread_body(_upstream.DjangoRequestExtractor)
+        patch_request_data(_upstream)
+        patch_get_response()
         patch_streaming_response()
         patch_asgi_handler()
-        ask_debug_filter_first()
         watch()  # requests may run in threads
+        hide_frames()
         _set_up = True
 
 
@@ -91,8 +91,14 @@ def _check(app_configs: Any, **kwargs: Any) -> "List[Any]":
     return django_messages()
 
 
-#: The name that users of the older third-party package import.
-StreamAwareDjangoIntegration = DjangoIntegration
+class StreamAwareDjangoIntegration(DjangoIntegration):
+    """:class:`DjangoIntegration` with ``finish_on="close"`` as its default.
+
+    The name and the behaviour of an older package's (``shr_span_recorder``) integration.
+    """
+
+    def __init__(self, *args: Any, finish_on: str = "close", **kwargs: Any) -> None:
+        super().__init__(*args, finish_on=finish_on, **kwargs)
 
 
 def _report_stock() -> None:

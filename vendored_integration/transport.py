@@ -2,43 +2,40 @@
 
     sentry_sdk.init(dsn="...", transport=bounded_transport(queue_size=100, timeout=5.0))
 
-Guarantees:
+It is the SDK's HTTP transport, with urllib3's timeouts and retries. Guarantees:
 
-* At most ``queue_size`` envelopes wait, and one is being sent; what comes on top is
-  dropped at once. An attempt to send one ends after ``timeout``, and there are at
-  most ``retries`` more. (The SDK itself knows no timeout up to 2.25.)
-* As long as no connection comes about there are pauses between the attempts, at most
-  :data:`LONGEST_PAUSE` each: an outage takes less of the processor than sending. There
-  are none while somebody waits for a flush.
+* At most ``queue_size`` envelopes wait; more are dropped at once. An attempt to send one
+  ends after ``timeout``; there are at most ``retries`` more. (Up to 2.25 the SDK has no
+  timeout.)
+* While no connection can be made there are pauses between the attempts: an outage takes
+  less of the processor than sending does. There are none during a flush.
 * What happens while an envelope is sent (log records, breadcrumbs, spans of the HTTP
-  request) is not recorded, so that sending one never gives another to send. The SDK
-  takes care of that too, but knows its own requests only where the DSN has no port.
-* Each envelope that is dropped is counted in :attr:`BoundedTransport.dropped`, and in
-  the SDK's client reports. A client report that is lost is not lost: its counts go
-  into the next one.
+  request) is not recorded: it would be sent in turn. (The SDK knows its own requests
+  only where the DSN has no port.)
+* Each dropped envelope is counted in :attr:`BoundedTransport.dropped`, and in the SDK's
+  client reports. The counts of a client report that is lost go into the next one.
 * One line is logged when dropping begins, and one when it has ended.
-* The child of a fork starts with an empty queue and connections of its own: what was
-  captured before the fork is sent by the parent, once.
+* The child of a fork starts with an empty queue and connections of its own: the parent
+  sends what was captured before the fork.
 """
 
-import contextlib
-import os
+import functools
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Type, Union
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type, Union
 from weakref import WeakSet
 
-from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import HttpTransport
 from sentry_sdk.worker import BackgroundWorker
 from urllib3.util import Retry, Timeout
 
-from .runtime.log import internal_error, logger
-from .runtime.sdk import count_lost, unrecorded
+from .runtime.process import after_fork_in_child, logger
+from .runtime.sdk import unrecorded
 
 if TYPE_CHECKING:
-    from sentry_sdk.envelope import Item
+    from sentry_sdk.envelope import Envelope
 
 __all__ = ["BoundedTransport", "bounded_transport"]
 
@@ -72,72 +69,60 @@ def bounded_transport(
     :raises ValueError: an argument is out of range.
     """
     if wrong:
-        if not isinstance(wrong[0], (dict, Envelope)):
+        if not isinstance(wrong[0], dict):
             raise TypeError(
                 "bounded_transport takes its arguments by name, such as queue_size=100; "
                 f"got {wrong[0]!r}"
             )
-        # The SDK takes a function for a transport, and calls it in the application.
+        # transport=bounded_transport: the SDK calls it with each event, in the application.
         _report_missing_call()
         return BoundedTransport
     if queue_size is not None:
         _check_queue_size("queue_size", queue_size)
-    return type(
-        "BoundedTransport",
-        (BoundedTransport,),
-        {
-            "queue_size": queue_size,
-            "timeout": _as_timeout(timeout),
-            "retries": _as_retry(retries),
-            "__module__": __name__,
-        },
+    if timeout is not None and not isinstance(timeout, Timeout):
+        _check(
+            "timeout",
+            timeout,
+            (int, float),
+            lambda seconds: 0 < seconds <= LONGEST_TIMEOUT,
+            f"seconds, above 0 and up to {LONGEST_TIMEOUT}, or a urllib3.Timeout or None",
+        )
+        timeout = Timeout(total=timeout)
+    if not isinstance(retries, Retry):
+        expected = "a whole number, at least 0, or a urllib3.Retry"
+        _check("retries", retries, int, lambda number: number >= 0, expected)
+        retries = Retry(retries)
+    # After the last attempt the SDK must see the reply, not an exception of urllib3: the
+    # rate limits are in its headers.
+    retries = retries.new(raise_on_status=False)
+    bounds = {"queue_size": queue_size, "timeout": timeout, "retries": retries}
+    return type("BoundedTransport", (BoundedTransport,), bounds)
+
+
+@functools.lru_cache(maxsize=None)
+def _report_missing_call() -> None:
+    logger.error(
+        "sentry_sdk.init(transport=bounded_transport): NOTHING is sent. It makes a "
+        "transport when it is called: transport=bounded_transport()"
     )
 
 
-_missing_call_reported = False
-
-
-def _report_missing_call() -> None:
-    global _missing_call_reported
-    if not _missing_call_reported:
-        _missing_call_reported = True
-        logger.error(
-            "sentry_sdk.init(transport=bounded_transport): NOTHING is sent. It makes a "
-            "transport when it is called: transport=bounded_transport()"
-        )
-
-
 def _check_queue_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number of envelopes, got {value!r}")
-    if value < 1:
-        # To the SDK's queue, 0 means that there is no limit.
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    # To the SDK's queue, 0 means that there is no limit.
+    _check(name, value, int, lambda size: size >= 1, "a whole number of envelopes, at least 1")
 
 
-def _as_timeout(value: object) -> Optional[Timeout]:
-    if value is None or isinstance(value, Timeout):
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"timeout must be seconds, a urllib3.Timeout or None, got {value!r}")
-    if not 0 < value <= LONGEST_TIMEOUT:
-        raise ValueError(
-            f"timeout must be a number of seconds above 0 and up to {LONGEST_TIMEOUT} "
-            f"(or None for no timeout), got {value!r}"
-        )
-    return Timeout(total=value)
+def _check(
+    name: str, value: object, types: Any, in_range: "Callable[[Any], bool]", expected: str
+) -> None:
+    wrong_type = isinstance(value, bool) or not isinstance(value, types)
+    if wrong_type or not in_range(value):
+        error = TypeError if wrong_type else ValueError
+        raise error(f"{name} must be {expected}; got {value!r}")
 
 
-def _as_retry(value: object) -> Retry:
-    if isinstance(value, Retry):
-        # After the last attempt the SDK must see the reply, not an exception of
-        # urllib3: the rate limits are in its headers.
-        return value.new(raise_on_status=False)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"retries must be a whole number or a urllib3.Retry, got {value!r}")
-    if value < 0:
-        raise ValueError(f"retries must be at least 0, got {value!r}")
-    return Retry(value)
+#: Why the SDK has dropped the envelope that is being put into the queue, or sent.
+_reason: "ContextVar[Optional[str]]" = ContextVar("reason", default=None)
 
 
 class BoundedTransport(HttpTransport):
@@ -148,18 +133,33 @@ class BoundedTransport(HttpTransport):
     retries: Retry = Retry(1)
 
     def __init__(self, options: "Dict[str, Any]") -> None:
-        self._ledger = _Ledger(options)
-        self._here = _Here()
-        self._pauses = _Pauses()
-        size = self.queue_size
-        if size is None:
-            size = options["transport_queue_size"]
-            _check_queue_size("transport_queue_size", size)
-        super().__init__({**options, "transport_queue_size": size})
-        self._size = size
-        # The client's own, as with any transport: they may be changed later.
-        self.options = options
+        if self.queue_size is None:
+            _check_queue_size("transport_queue_size", options["transport_queue_size"])
+        super().__init__(options)
+        self._begin()
         _transports.add(self)
+
+    def _begin(self) -> None:
+        size = self.queue_size or self.options["transport_queue_size"]
+        self._worker = BackgroundWorker(queue_size=size)
+        self._losses = _Losses(self.options)
+        self._pause = FIRST_PAUSE
+        self._end_of_pause = threading.Event()
+        # One entry for each flush that is going on. append and pop are atomic.
+        self._flushes: "List[None]" = []
+
+    def _begin_in_child(self) -> None:
+        """Share no queue, lock or connection with the parent of a fork."""
+        # The parent's connections are kept: to close them would take locks, which other
+        # threads of the parent may have held.
+        self._inherited = self._pool.pools
+        self._pool.pools = type(self._inherited)()
+        self._discarded_events.clear()  # the parent reports its losses itself
+        self._begin()
+
+    def _get_pool_options(self, *args: Any, **kwargs: Any) -> "Dict[str, Any]":
+        options = super()._get_pool_options(*args, **kwargs)
+        return {**options, "timeout": self.timeout, "retries": self.retries}
 
     @property
     def dropped(self) -> "Dict[str, int]":
@@ -170,227 +170,127 @@ class BoundedTransport(HttpTransport):
         sent, or not all of it, since an earlier reply forbids it); ``send_failed`` (an
         error before anything was sent). Client reports are not counted.
         """
-        return self._ledger.totals()
-
-    # -- the way of an envelope ------------------------------------------------
+        return dict(self._losses.total)
 
     def capture_envelope(self, envelope: "Envelope") -> None:
         """Put an envelope into the queue, or drop it. Never waits."""
-        self._step(super().capture_envelope, envelope)
+        self._count_loss(super().capture_envelope, envelope)
 
     def _send_envelope(self, envelope: "Envelope") -> None:
         try:
-            reason = self._step(super()._send_envelope, envelope)
+            with unrecorded(self.options):
+                reason = self._count_loss(super()._send_envelope, envelope)
         except Exception:
-            self._pauses.pause()
+            self._end_of_pause.clear()
+            if not self._flushes:
+                self._end_of_pause.wait(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
             raise
-        self._pauses.reset()
+        self._pause = FIRST_PAUSE
         if reason is None:
-            self._ledger.delivered()
+            self._losses.end("Sentry takes data again", QUIET)
 
-    def _send_request(self, *args: Any, **kwargs: Any) -> None:
-        with unrecorded(self.options):
-            super()._send_request(*args, **kwargs)
-
-    def _step(self, step: "Callable[[Envelope], None]", envelope: "Envelope") -> Optional[str]:
-        """Go a step, and count the envelope if it is dropped there.
+    def _count_loss(
+        self, step: "Callable[[Envelope], None]", envelope: "Envelope"
+    ) -> Optional[str]:
+        """Call ``step(envelope)``; if the SDK drops the envelope in it, count it once.
 
         :return: why it was dropped, or ``None``.
         """
-        # A garbage collection may capture something in the midst of a step.
-        outer, self._here.reason = self._here.reason, None
+        token = _reason.set(None)
         try:
             step(envelope)
         except Exception:
-            self._note("send_failed")
+            self.on_dropped_event("send_failed")
             raise
         finally:
-            reason, self._here.reason = self._here.reason, outer
-            if reason is not None and not _is_report(envelope):
-                self._ledger.drop(reason)
+            reason = _reason.get()
+            _reason.reset(token)
+            if reason and any(item.type != "client_report" for item in envelope.items):
+                self._losses.add(reason)
         return reason
 
-    def _note(self, reason: str) -> None:
-        # The SDK tells the same loss up to three times, the most exact reason first.
-        if self._here.reason is None:
-            self._here.reason = reason
-
-    # -- what the SDK tells of losses ------------------------------------------
-
     def on_dropped_event(self, reason: str) -> None:
-        super().on_dropped_event(reason)
-        self._note(reason)
+        """Called by the SDK for each loss, first with the most exact reason."""
+        if _reason.get() is None:
+            _reason.set(reason)
 
     def record_lost_event(
-        self,
-        reason: str,
-        data_category: Any = None,
-        item: "Optional[Item]" = None,
-        **quantity: int,
+        self, reason: str, data_category: Any = None, item: Any = None, **quantity: int
     ) -> None:
         """Count a loss for the next client report."""
         if item is not None and item.type == "client_report":
-            for lost in (item.payload.json or {}).get("discarded_events", ()):
-                count_lost(self, lost["reason"], lost["category"], lost["quantity"])
+            for lost in item.payload.json["discarded_events"]:
+                self._discarded_events[lost["category"], lost["reason"]] += lost["quantity"]
             return
         super().record_lost_event(reason, data_category, item, **quantity)
-        if item is not None:
-            # Of a rate limit for sessions, logs or spans, the SDK tells no more than this.
-            self._note("self_rate_limits" if reason == "ratelimit_backoff" else reason)
+        if reason == "ratelimit_backoff":
+            # Of sessions, logs and spans the SDK tells no more than this.
+            self.on_dropped_event("self_rate_limits")
 
     def flush(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait until the queue is empty, or for so many seconds: as the SDK's, in no pause."""
-        with self._pauses.left_out():
-            return super().flush(*args, **kwargs)
-
-    def kill(self) -> None:
-        super().kill()
-        self._pauses.stop()
-        self._ledger.stop()
-
-    # -- connections -----------------------------------------------------------
-
-    def _get_pool_options(self, *args: Any, **kwargs: Any) -> "Dict[str, Any]":
-        options = super()._get_pool_options(*args, **kwargs)
-        return {**options, "timeout": self.timeout, "retries": self.retries}
-
-    def _make_pool(self, *args: Any, **kwargs: Any) -> Any:
-        self._pool_arguments = args, kwargs
-        return super()._make_pool(*args, **kwargs)
-
-    def _after_fork_in_child(self) -> None:
-        # The locks, too, are new ones: another thread of the parent may have held them.
-        self._ledger = _Ledger(self.options)
-        self._pauses = _Pauses()
-        self._worker = BackgroundWorker(queue_size=self._size)
-        # The parent's connections are left alone: to close them here would take locks.
-        self._inherited = self._pool
-        args, kwargs = self._pool_arguments
-        self._pool = self._make_pool(*args, **kwargs)
-        # The parent reports its losses itself.
-        self._fetch_pending_client_report(force=True)
-
-
-class _Pauses:
-    """The pauses of the thread that sends, each twice as long as the one before."""
-
-    def __init__(self) -> None:
-        self._next = FIRST_PAUSE
-        # One entry for each flush that is going on. append and pop are atomic.
-        self._flushes: "List[None]" = []
-        self._wake: Optional[threading.Event] = None
-
-    def pause(self) -> None:
-        # Made now, not along with the rest: gevent may have replaced the class since.
-        self._wake = threading.Event()
-        # Looked at after _wake is there: a flush that begins later finds it.
-        if not self._flushes:
-            self._wake.wait(self._next)
-        self._next = min(2 * self._next, LONGEST_PAUSE)
-
-    def reset(self) -> None:
-        self._next = FIRST_PAUSE
-
-    @contextlib.contextmanager
-    def left_out(self) -> "Iterator[None]":
-        self.stop()
+        """Wait until the queue is empty, or for so many seconds; without pauses meanwhile."""
+        self._flushes.append(None)
+        self._end_of_pause.set()
         try:
-            yield
+            return super().flush(*args, **kwargs)
         finally:
             self._flushes.pop()
 
-    def stop(self) -> None:
-        """End the pause that is going on, and let there be no other."""
-        self._flushes.append(None)
-        wake = self._wake
-        if wake is not None:
-            wake.set()
+    def kill(self) -> None:
+        """Stop the thread that sends."""
+        super().kill()
+        self._losses.end("the transport was stopped before Sentry took data again")
 
 
-class _Here(threading.local):
-    """Of this thread: why the envelope that it is about has been dropped."""
-
-    reason: Optional[str] = None
-
-
-def _is_report(envelope: "Envelope") -> bool:
-    return all(item.type == "client_report" for item in envelope.items)
-
-
-class _Ledger:
-    """What has been dropped, and whether it still goes on. Safe in any thread.
-
-    Dropping begins with the first drop, and has ended when an envelope is delivered
-    and none was dropped in the :data:`QUIET` seconds before.
-    """
+class _Losses:
+    """Counts what is dropped, and logs when that begins and when it has ended. Thread-safe."""
 
     def __init__(self, options: "Dict[str, Any]") -> None:
         self._options = options
-        # Protects the rest. Reentrant, because a garbage collection in here may end a
-        # response and drop its transaction. Nothing is said while it is held: a
-        # log handler may wait for another thread that drops.
+        # Reentrant, since a garbage collection in here may drop something, too. Nothing is
+        # logged while it is held: a log handler may wait for another thread that drops.
         self._lock = threading.RLock()
-        self._totals: "Counter[str]" = Counter()
-        self._at_begin: "Counter[str]" = Counter()
-        self._begin: Optional[float] = None
-        self._last = 0.0
+        self.total: "Counter[str]" = Counter()
+        self._outage: "Counter[str]" = Counter()
+        self._first = self._last = 0.0  # drop of this outage
 
-    def totals(self) -> "Dict[str, int]":
-        with self._lock:
-            return dict(self._totals)
-
-    def drop(self, reason: str) -> None:
+    def add(self, reason: str) -> None:
         with self._lock:
             self._last = time.monotonic()
-            begins = self._begin is None
+            begins = not self._outage
             if begins:
-                self._begin = self._last
-                self._at_begin = self._totals.copy()
-            self._totals[reason] += 1
+                self._first = self._last
+            self.total[reason] += 1
+            self._outage[reason] += 1
         if begins:
-            self._say(
+            self._log(
                 "data for Sentry are being dropped (%s); nothing more is said until that ends",
                 reason,
             )
 
-    def delivered(self) -> None:
-        self._end("Sentry takes data again", QUIET)
-
-    def stop(self) -> None:
-        self._end("the transport was stopped before Sentry took data again", 0.0)
-
-    def _end(self, what: str, quiet: float) -> None:
+    def end(self, what: str, quiet: float = 0.0) -> None:
+        """Log that dropping has ended, unless the last drop is less than ``quiet`` seconds ago."""
         with self._lock:
-            if self._begin is None or time.monotonic() - self._last < quiet:
+            if not self._outage or time.monotonic() - self._last < quiet:
                 return
-            seconds = self._last - self._begin
-            dropped = self._totals - self._at_begin
-            self._begin = None
-        self._say(
-            "%s; %d envelopes were dropped in %.0f s (%s)",
-            what,
-            sum(dropped.values()),
-            seconds,
-            ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())),
-        )
+            dropped, self._outage = self._outage, Counter()
+            seconds = self._last - self._first
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+        number = sum(dropped.values())
+        self._log("%s; %d envelopes were dropped in %.0f s (%s)", what, number, seconds, reasons)
 
-    def _say(self, message: str, *args: object) -> None:
-        # Not for Sentry either, whatever log handler gets it; and if that raises, it is
-        # not the application's fault that something was dropped just now.
-        with contextlib.suppress(Exception), unrecorded(self._options):
+    def _log(self, message: str, *args: object) -> None:
+        with unrecorded(self._options):  # whatever log handler gets it
             logger.warning(message, *args)
 
 
 _transports: "WeakSet[BoundedTransport]" = WeakSet()
 
 
-def _after_fork_in_child() -> None:
+def _begin_in_child() -> None:
     for transport in list(_transports):
-        try:
-            transport._after_fork_in_child()
-        except Exception:
-            internal_error("a transport could not be set up anew after a fork")
+        transport._begin_in_child()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child.append(_begin_in_child)

@@ -348,7 +348,7 @@ LOG_CONTEXTS = [
 
 def log_context(name: str) -> List[Dict[str, str]]:
     """What is seen by the view and by two steps of the generator if this is bound."""
-    return [dict.fromkeys(["structlog", "logging", "local"], name)] * 3
+    return [dict.fromkeys(["structlog", "logging"], name)] * 3
 
 
 def lines_of(response: Response) -> List[Dict[str, str]]:

@@ -87,9 +87,9 @@ def nothing_left_open():
     """No test leaves a response open: the next one would find it."""
     yield
     # Only then: it takes long, and most tests leave nothing.
-    if len(registry):
+    if len(registry.open):
         gc.collect()
     deadline = time.monotonic() + 10
-    while len(registry) and time.monotonic() < deadline:
+    while len(registry.open) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not len(registry)
+    assert not len(registry.open)

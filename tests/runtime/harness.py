@@ -1,5 +1,6 @@
 """The test's side of a request: the server that it plays, and the ingest that it reads."""
 
+import functools
 import inspect
 import threading
 import time
@@ -146,13 +147,16 @@ class Exchange:
             "wsgi.run_once": False,
             **environ,
         }
-        self.status = None
-        self.headers = None
-        self.response = app(self.environ, self._start_response)
+        self._told = []
+        self.response = app(self.environ, functools.partial(_start_response, self._told))
 
-    def _start_response(self, status, headers, exc_info=None):
-        self.status, self.headers = status, headers
-        return lambda data: None
+    @property
+    def status(self):
+        return self._told[-1][0] if self._told else None
+
+    @property
+    def headers(self):
+        return self._told[-1][1] if self._told else None
 
     def read(self):
         """Iterate and close the response, as a server does when all goes well."""
@@ -165,6 +169,12 @@ class Exchange:
         close = getattr(self.response, "close", None)
         if close is not None:
             close()
+
+
+def _start_response(told, status, headers, exc_info=None):
+    # Not a method: what the application holds must not lead to its response.
+    told.append((status, headers))
+    return lambda data: None
 
 
 def assert_accepted(event):

@@ -51,11 +51,6 @@ class HostileError(Exception):
 
     __repr__ = __str__
 
-    def __getattr__(self, name):
-        if name == "__notes__":  # pytest prints those that Python only prints
-            raise AttributeError(name)
-        raise LookupError("no attribute today")
-
 
 class OwnInterrupt(BaseException):
     """Not an Exception."""
@@ -432,22 +427,6 @@ def namespace(world, body, steps):
             return length
 
         found["__len__"] = __len__
-    answers = body["getattr"]
-    if answers is not None:
-
-        def __getattr__(self, name):
-            if answers == "everything":
-                if name.startswith("__") or name in ("streaming", "fileno"):
-                    return self
-                return lambda *args: world.see("close") if name == "close" else self
-            raise ERRORS[answers]()
-
-        found["__getattr__"] = __getattr__
-    if body["streaming"] is not None:
-        found["streaming"] = body["streaming"][0]
-    if body["class"] is not None:
-        # As of a lazy object, or a mock.
-        found["__class__"] = property(lambda self: Hostile().attribute)
     return found
 
 

@@ -53,8 +53,7 @@ from views import serve, serve_asgi
 from sink import attributes, parse_envelope
 from vendored_integration import DjangoIntegration, trace_stream
 from vendored_integration.asgi import SentryMiddleware
-from vendored_integration.runtime.registry import registry
-from vendored_integration.runtime.scheduler import scheduler
+from vendored_integration.runtime.registry import registry, workers
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
 #: Interleavings after which what has arrived is looked at.
@@ -246,7 +245,7 @@ class Tenant:
 
     def meet_deadline(self, record):
         if self.deadline and record is not None and self.chance.random() < 0.5:
-            scheduler.submit(record.expire)
+            workers.submit(record.expire)
 
 
 # -- WSGI ----------------------------------------------------------------------------------
@@ -295,7 +294,7 @@ def environ():
 def wsgi_steps(tenant, turn):
     """A server's steps, one after the other."""
     response = wsgi_app(tenant, tenant.chance.random() < 0.3, turn)(environ(), lambda *args: None)
-    record = next(reversed(registry._open), None)
+    record = next(reversed(registry.open), None)
     try:
         yield
         chunks = iter(response)
@@ -404,7 +403,7 @@ async def asgi_request(tenant, django, turn):
         nonlocal chunks, record
         assert message.get("body", b"") in (tenant.mark.encode(), b"")
         if message["type"] == "http.response.start":
-            record = next(reversed(registry._open), None)
+            record = next(reversed(registry.open), None)
         await turn()
         tenant.meet_deadline(record)
         chunks += bool(message.get("body"))
@@ -516,7 +515,7 @@ def check(transport, tenants, lifecycle):
         if "user" in message:
             assert event["user"]["id"] == mark, event
     assert owner(sentry_sdk.Scope.get_isolation_scope()._tags) is None
-    assert not len(registry)
+    assert not len(registry.open)
     transport.envelopes.clear()
 
 

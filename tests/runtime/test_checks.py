@@ -153,7 +153,7 @@ def test_nothing_is_wrong(project):
     assert process["options"] == {
         "response_timeout": 7,
         "max_open_responses": 10_000,
-        "finish_on": "close",
+        "finish_on": "return",
         "on_timeout": "continue",
     }
     assert (process["traces_sample_rate"], process["trace_lifecycle"]) == (0.25, "static")
@@ -167,9 +167,9 @@ def test_text(project):
     done = project.run("-m", "vendored_integration", "--settings", "mysite.settings")
     lines = done.stdout.splitlines()
     assert lines[-1] == "ok"
-    assert f"  sentry_sdk.init()   {project.line('# first')}" in lines
-    assert "  integration         that of vendored_integration" in lines
-    assert any("finish_on='close'" in line for line in lines)
+    assert f"  inits               {project.line('# first')}" in lines
+    assert "  integration         vendored_integration" in lines
+    assert any("finish_on='return'" in line for line in lines)
     assert done.returncode == 0
 
 

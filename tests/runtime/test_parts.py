@@ -24,7 +24,7 @@ from views import serve
 from traces import traces
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware
-from vendored_integration.runtime import parts
+from vendored_integration.runtime.static_spans import StaticRoot
 from vendored_integration.runtime.registry import registry
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
@@ -41,7 +41,7 @@ class Stream:
         options = {"on_timeout": "continue", "response_timeout": 3600, **options}
         self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path)
         self._steps = iter(self.exchange.response)
-        self._record = next(reversed(registry._open))
+        self._record = next(reversed(registry.open))
 
     def _app(self, environ, start_response):
         start_response("200 OK", [])
@@ -470,7 +470,7 @@ def test_trace_of_an_incoming_request(init):
         SentryWsgiMiddleware(app, on_timeout="continue", response_timeout=3600),
         HTTP_SENTRY_TRACE=f"{trace_id}-{span_id}-1",
     )
-    next(reversed(registry._open)).expire()
+    next(reversed(registry.open)).expire()
     exchange.read()
     first, last = transactions(sentry)
     assert (first.trace_id, first.parent_span_id) == (trace_id, span_id)

@@ -64,7 +64,7 @@ def test_500_open_responses_add_at_most_4_threads():
         for exchange in open_ones:
             next(iter(exchange.response))
         print(threading.active_count() - before)
-        print(len(registry))
+        print(len(registry.open))
         for exchange in open_ones:
             exchange.close()
         """

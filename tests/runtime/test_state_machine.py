@@ -6,9 +6,7 @@ with ``on_timeout="continue"`` a part for each deadline, and every span in one o
 """
 
 import gc
-import os
 import threading
-import warnings
 
 import pytest
 import sentry_sdk
@@ -113,18 +111,20 @@ class ResponseMachine(RuleBasedStateMachine):
             traces_sample_rate=1.0,
             integrations=[DjangoIntegration(**options)],
             _experiments=experiments,
+            auto_enabling_integrations=False,
         )
         self.body = Body()
         self.outside = sentry_sdk.Scope.get_isolation_scope()
         self.django = django
         # (the application must not know the machine, which holds the response)
         self.response = Exchange(application(self.body, django, options)).response
-        self.record = next(reversed(registry._open))
+        self.opened = next(reversed(registry.open))
+        self.context = self.response._request.context
         self.steps = None
         self.ended = None
         self.parts = 1
         self.chunks = 0
-        self.exhausted = False
+        self.exhausted = self.cut_short = False
         self.server_closes = 0
         self.errors = 0
 
@@ -173,7 +173,6 @@ class ResponseMachine(RuleBasedStateMachine):
         self.body.what_next = "error"
         with pytest.raises(ValueError, match="told to"):
             next(self.steps)
-        assert next(self.steps, None) is None
         self.steps = None
         self.errors += 1
         self.end("failed")
@@ -210,9 +209,9 @@ class ResponseMachine(RuleBasedStateMachine):
     @alive
     @rule()
     def deadline(self):
-        if self.lifecycle == "stream" and self.record._options.on_timeout == "continue":
+        if self.lifecycle == "stream" and self.opened.options.on_timeout == "continue":
             return  # has none
-        self._in_thread(self.record.expire)
+        self._in_thread(self.opened.expire)
         if not self.in_parts:
             self.end("timed_out")
         elif self.ended is None:
@@ -235,37 +234,30 @@ class ResponseMachine(RuleBasedStateMachine):
     @alive
     @rule()
     def evict(self):
-        # What the registry does for the request that is one too many.
-        if registry.take(self.record, "evicted"):
-            self.record.evict()
+        # What the request that is one too many has done to the oldest.
+        self.opened.detach("evicted", in_background=True)
         self.end("evicted")
 
-    @alive
+    @iterating
     @rule()
-    def drop(self):
-        self.response = self.steps = None
-        gc.collect()
-        self.end("abandoned")
+    def close_the_iterator(self):
+        """As a wrapper does that is closed in mid-stream, and only reads this one."""
+        self.steps.close()
+        self.steps = None
+        self.cut_short = self.cut_short or not self.exhausted
 
-    @precondition(lambda self: self.response is not None and hasattr(os, "fork"))
-    @rule(close=st.booleans())
-    def fork(self, close):
-        sent = len(self.sentry.roots())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if not pid:
-            # The child of a fork: how this response ends is not its to tell.
-            try:
-                if close:
-                    self.response.close()
-                else:
-                    self.response = self.steps = None
-                    gc.collect()
-                os._exit(0 if len(self.sentry.roots()) == sent else 1)
-            finally:
-                os._exit(2)
-        assert os.waitpid(pid, 0)[1] == 0
+    @alive
+    @rule(in_a_cycle=st.booleans())
+    def drop(self, in_a_cycle):
+        self.end(
+            "completed" if self.exhausted else "cancelled" if self.cut_short else "abandoned"
+        )
+        cycle = [self.response, self.steps]
+        self.response = self.steps = None
+        if in_a_cycle:
+            cycle.append(cycle)
+        del cycle
+        gc.collect()
 
     def requests(self):
         # In the stream lifecycle a span that a step makes when the response has been
@@ -311,7 +303,7 @@ class ResponseMachine(RuleBasedStateMachine):
             return
         assert sentry_sdk.Scope.get_isolation_scope() is self.outside
         # (what ends on a worker leaves its context a moment after it has sent)
-        self.sentry.wait_for(lambda: can_be_entered(self.record.context))
+        self.sentry.wait_for(lambda: can_be_entered(self.context))
 
     def teardown(self):
         if self.sentry is None:

@@ -17,7 +17,7 @@ from views import serve, serve_asgi
 import vendored_integration
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware
-from vendored_integration.runtime.counters import OUTCOMES, Counters
+from vendored_integration.runtime.stats import OUTCOMES
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
 

@@ -5,7 +5,6 @@ build. Upstream's own class is not vendored: what has to be known can be seen fr
 around it, and from within.
 """
 
-from asyncio import CancelledError
 from contextvars import ContextVar
 from typing import Any, Callable, Optional, Tuple
 
@@ -15,22 +14,20 @@ import sentry_sdk.scope
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied
 from sentry_sdk.utils import capture_internal_exceptions
 
-from .exchange import (
-    Exchange,
-    HttpExchange,
+from .asgi_request import (
+    AsgiRequest,
+    HttpRequest,
     Lifespan,
     Running,
-    Unknown,
-    WebSocketExchange,
-    current_exchange,
+    WebSocket,
+    current_request,
     running,
 )
-from .frames import hidden
-from .hang_up import is_hang_up
-from .log import internal_error
 from .options import Options
+from .process import internal_error
+from .reported import note_requests, reports_errors
 
-_EXCHANGES = {"http": HttpExchange, "websocket": WebSocketExchange, "lifespan": Lifespan}
+_PROTOCOLS = {"http": HttpRequest, "websocket": WebSocket, "lifespan": Lifespan}
 
 #: The error that is on its way through upstream's middleware, its cause, and whether
 #: its context is suppressed.
@@ -63,34 +60,34 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
     async def _run_app(self, scope: Any, receive: Any, send: Any, asgi_version: int) -> Any:
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
-        exchange = None if _asgi_middleware_applied.get(False) else _exchange(scope, receive, send)
-        holder = raised = result = None
-        if exchange is not None:
-            holder = Running(exchange)
-            running.set(holder)
-            receive, send = exchange.receive, exchange.send
+        if _asgi_middleware_applied.get(False):
+            return await super()._run_app(scope, receive, send, 3)
+        request = _PROTOCOLS.get(scope["type"], AsgiRequest)(scope, receive, send)
+        holder = Running(request)
+        running.set(holder)
+        result = None
+        raised: "Optional[BaseException]" = None
         try:
             result = await super()._run_app(scope, receive, send, 3)
         except Exception as error:
             raised = _error_of_application()
-            if raised is error or (raised is None and exchange is None):
+            if raised is error:
                 raised = None
                 raise
             # A header or an error that it cannot read, a sampler or transport that raises.
             internal_error("internal error of the SDK")
         finally:
-            if exchange is not None and holder is not None:
-                holder.exchange = exchange.reported = None
-                running.set(None)
+            holder.request = request.reported = None
+            running.set(None)
+        raised = raised or request.postponed
+        request.postponed = None
         if raised is not None:
             try:
                 raise raised
             finally:
                 del raised  # its traceback holds this frame
-        if exchange is not None:
-            if not exchange.begun:
-                return await self._isolated(scope, receive, send)
-            exchange.raise_postponed()
+        if not request.begun:
+            return await self._isolated(scope, receive, send)
         return result
 
     def _get_transaction_name_and_source(self, style: str, scope: Any) -> Any:
@@ -112,23 +109,24 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
                     sentry_sdk.capture_exception(error)
                 raise
 
+    @reports_errors
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
-        exchange = current_exchange()
-        if exchange is not None and exchange.begun:
-            exchange = None
-        if exchange is not None:
-            exchange.begin(self.stream_options)
-            send = exchange.guarded(send)
+        request = current_request()
+        if request is None or request.begun:
+            return await self._call(scope, receive, send)
         try:
-            result = await self._call(scope, receive, send)
+            request.begin(self.stream_options, send)
+        except Exception:
+            internal_error("internal error; this request is traced as in stock")
+        try:
+            result = await self._call(scope, request.receive, request.send)
         except BaseException as error:
-            if exchange is None or exchange.raised(error):
+            if request.raised(error):
                 _keep_cause(error)
                 raise
             return None
-        if exchange is not None:
-            exchange.returned()
+        request.returned()
         return result
 
     def _call(self, scope: Any, receive: Any, send: Any) -> Any:
@@ -146,33 +144,24 @@ def _named(get_name_and_source: "Callable[[str, Any], Any]", style: str, scope: 
     if name:
         return name, source
     unrouted = {key: scope[key] for key in scope if key != "endpoint"}
-    exchange = current_exchange()
-    if exchange is not None:
-        unrouted["root_path"] = exchange.root_path  # mounting has changed it
+    request = current_request()
+    if request is not None:
+        unrouted["root_path"] = request.root_path  # mounting has changed it
     return get_name_and_source(style, unrouted)
 
 
-def _drop_reported(event: Any, hint: Any) -> Any:
-    """Drop what is no error, or has been reported before: one error, one event.
+def _drop_unreported(event: Any, hint: Any) -> Any:
+    """Drop an unhandled error that is none: a hang-up, or one that has its event.
 
-    An event processor. The SDK's DedupeIntegration knows the last error of the running
-    context; daphne logs an application's error from another one, up to a second later.
+    An event processor. The SDK may have middleware of its own in between, and in more than
+    one context.
     """
     hint = hint or {}
     error: "Optional[BaseException]" = (hint.get("exc_info") or (None, None))[1]
-    if error is None:
-        return event
-    if "log_record" not in hint:
-        # The SDK may have middleware of its own in between, and in more than one context.
-        exchange = current_exchange()
-        if exchange is not None and _is_unhandled(event) and not exchange.reports(error):
+    if error is not None and "log_record" not in hint:
+        request = current_request()
+        if request is not None and _is_unhandled(event) and not request.reports(error):
             return None
-    elif _leaves_the_process(error):
-        pass
-    elif hint["log_record"].name == "asyncio" and is_hang_up(error):
-        return None  # nobody was left to catch it
-    elif not _asgi_middleware_applied.get(False) and _has_passed(error):
-        return None  # in a request it would be an error object that is used again
     return event
 
 
@@ -182,38 +171,8 @@ def _is_unhandled(event: Any) -> bool:
     return (values[-1].get("mechanism") or {}).get("handled") is False
 
 
-def _leaves_the_process(error: BaseException) -> bool:
-    """Whether upstream has let an error pass unseen: it reports no ``SystemExit`` and the like.
-
-    ``sys.exit()`` in one task ends the event loop, which cancels the one that waits for it.
-    """
-    if not isinstance(error, CancelledError):
-        return not isinstance(error, Exception)
-    cause: "Optional[BaseException]" = error
-    while isinstance(cause, CancelledError):
-        cause = cause.__context__
-    return isinstance(cause, (SystemExit, KeyboardInterrupt))
-
-
-def _has_passed(error: BaseException) -> bool:
-    """Whether an error has been raised through this middleware, and thus is known to it."""
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code is SentryAsgiMiddleware._observed.__code__:
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-sentry_sdk.scope.add_global_event_processor(_drop_reported)
-
-
-def _exchange(scope: Any, receive: Any, send: Any) -> "Optional[Exchange]":
-    try:
-        return _EXCHANGES.get(scope.get("type"), Unknown)(scope, receive, send)
-    except Exception:
-        internal_error("internal error; this request is traced as in stock")
-        return None
+sentry_sdk.scope.add_global_event_processor(_drop_unreported)
+note_requests(lambda: bool(_asgi_middleware_applied.get(False)))
 
 
 def _keep_cause(error: BaseException) -> None:
@@ -231,6 +190,3 @@ def _error_of_application() -> "Optional[Exception]":
     error, cause, suppressed = raised
     error.__cause__, error.__suppress_context__ = cause, suppressed
     return error
-
-
-__name__ = hidden(__name__)

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 #: The longest ``response_timeout``, in seconds: 31 years.
 LONGEST = 10**9
 #: Accepted values of ``finish_on``.
-FINISH_ON = ("close", "return")
+FINISH_ON = ("return", "close")
 #: Accepted values of ``on_timeout``.
 ON_TIMEOUT = ("finish", "continue")
 
@@ -29,7 +29,7 @@ class Options(NamedTuple):
 
     response_timeout: Optional[float] = 300.0
     max_open_responses: int = 10_000
-    finish_on: str = "close"
+    finish_on: str = "return"
     on_timeout: str = "finish"
 
     def checked(self) -> "Options":

@@ -1,158 +1,200 @@
-"""The responses of this process that are open, oldest first.
+"""The open responses of this process, oldest first, and their deadlines.
 
-Whoever takes a record out of here decides how its response ended: taking is
-atomic, so there is exactly one ending, whatever the server's thread, a deadline
-and the garbage collector do at the same time.
+Guarantees:
 
-Held are records, never the response that the server has: that one stays free to
-be collected when the server drops it. A record is held until its middleware has
-been resumed, also after an early ending: a suspended generator that were
-collected along with the response would leave its ``with`` blocks then and there.
+* Adding, removing and evicting a response, and setting and removing its deadline, take the
+  same time however many are open, and leave nothing behind.
+* A response is held from its opening until its :meth:`~.OpenResponse.end`, also when its
+  transaction was sent early: a suspended middleware that is collected would leave its
+  ``with`` blocks then and there. What the server has is not held: that stays free to be
+  collected when the server drops it.
+
+Deadlines are first in, first out: they count from the moment that a response is returned, so
+among responses of one timeout the order of insertion is the order of expiry. There is one
+ordered dict for each distinct timeout (as libevent's common timeouts), and only its head is
+looked at.
 """
 
 import atexit
-import os
-import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Callable, List, Optional, Set
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
-from .frames import hidden
-from .scheduler import scheduler
+from . import process
+from .process import internal_error, lock
 from .sdk import shutdown_timeout
+from .workers import make_workers
 
 if TYPE_CHECKING:
-    from .record import Record
+    from .open_response import OpenResponse
+
+
+#: Later than any deadline.
+NEVER = float("inf")
+
+
+class Deadlines:
+    """What expires, in the order in which it does. To be used with the lock held."""
+
+    def __init__(self) -> None:
+        # An OrderedDict, because the first key of a dict is found past all the keys that
+        # were deleted before it.
+        self._by_timeout: "Dict[float, OrderedDict[Any, float]]" = {}
+        # When take_due() is going to be called, in seconds of time.monotonic.
+        self._next_look = NEVER
+
+    def add(self, entry: Any, timeout: float) -> bool:
+        """Have ``entry.expire()`` called in ``timeout`` seconds from now.
+
+        :return: whether that is before the next call of :meth:`take_due`.
+        """
+        deadline = monotonic() + timeout
+        self._by_timeout.setdefault(timeout, OrderedDict())[entry] = deadline
+        if deadline >= self._next_look:
+            return False
+        self._next_look = deadline
+        return True
+
+    def discard(self, entry: Any, timeout: "Optional[float]") -> None:
+        """Forget an entry of this timeout; no error if there is none."""
+        if timeout is not None:
+            self._by_timeout.get(timeout, {}).pop(entry, None)
+
+    def take_due(self) -> "Tuple[List[Any], float]":
+        """Take out what has expired.
+
+        :return: that, and when this is to be called next.
+        """
+        now = monotonic()
+        due = []
+        self._next_look = NEVER
+        for entries in self._by_timeout.values():
+            while entries:
+                entry, deadline = next(iter(entries.items()))
+                if deadline > now:
+                    self._next_look = min(self._next_look, deadline)
+                    break
+                del entries[entry]
+                due.append(entry)
+        return due, self._next_look
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_timeout.values()))
 
 
 class Registry:
-    """All open responses, with O(1) ``add``, ``take`` and ``take_oldest``."""
+    """All open responses. Attributes are read and changed with the lock held."""
 
     def __init__(self) -> None:
-        # Protects _open, _ended_early and _exit_handler_set. An OrderedDict, because the first key of
-        # a dict is found past all the keys that were deleted before it. Reentrant,
-        # because the garbage collector may run in here, and finalize a generator that
-        # closes a response.
-        self._lock = threading.RLock()
-        self._open: "OrderedDict[Record, None]" = OrderedDict()
-        self._ended_early: "Set[Record]" = set()
+        #: Whose transaction goes on.
+        self.open: "OrderedDict[OpenResponse, None]" = OrderedDict()
+        #: Whose transaction was sent early.
+        self.detached: "Set[OpenResponse]" = set()
         #: The most that were open at the same time.
         self.peak = 0
-        self._inherited: "List[Record]" = []
-        #: Differs in the child of a fork: a response is ended by the process that
-        #: has opened it.
-        self.process = 0
+        self.deadlines = Deadlines()
+        self._inherited: "List[OpenResponse]" = []
         self._exit_handler_set = False
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def add(
+        self, response: "OpenResponse", timeout: "Optional[float]", limit: int
+    ) -> "Optional[OpenResponse]":
+        """Add an open response, and its deadline.
 
-    def __contains__(self, record: object) -> bool:
-        return record in self._open
-
-    def add(self, record: "Record", limit: int) -> "Optional[Record]":
-        """Add an open response.
-
-        :return: the oldest one, taken out, if there are more than ``limit`` now.
+        :param timeout: seconds from now; ``None``: no deadline.
+        :return: the oldest open response, taken out, if there are more than ``limit`` now.
         """
-        with self._lock:
+        with lock:
             if not self._exit_handler_set:
-                # Not at import: atexit runs the newest first, and this must come
-                # before the SDK's own flush, which is set up by sentry_sdk.init().
+                # Not at import: atexit runs the newest first, and this must come before
+                # the SDK's own flush, which sentry_sdk.init() registers.
                 self._exit_handler_set = True
-                atexit.register(self.finish_all)
-            self._open[record] = None
-            number = len(self._open)
-            if number <= limit:
-                if number > self.peak:
-                    self.peak = number
-                return None
-            oldest = self._open.popitem(last=False)[0]
-            oldest.early_outcome = "evicted"
-            self._ended_early.add(oldest)
-            return oldest
+                atexit.register(self.end_all)
+            self.open[response] = None
+            oldest = None
+            if len(self.open) > limit:
+                oldest = self.open.popitem(last=False)[0]
+                self.detached.add(oldest)
+            elif len(self.open) > self.peak:
+                self.peak = len(self.open)
+        if timeout is not None:
+            self.set_deadline(response, timeout)
+        return oldest
 
-    def take(self, record: "Record", early_outcome: str = "") -> bool:
-        """Take a record out, to end it: true for exactly one caller.
+    def discard(self, response: "OpenResponse", timeout: "Optional[float]") -> None:
+        """A response has ended. To be called with the lock held."""
+        self.open.pop(response, None)
+        self.detached.discard(response)
+        self.deadlines.discard(response, timeout)
 
-        :param early_outcome: how, if the response stays open; ``release`` is called
-            later.
+    def detach(self, response: "OpenResponse", timeout: "Optional[float]") -> None:
+        """A response goes on without its transaction. To be called with the lock held."""
+        self.discard(response, timeout)
+        self.detached.add(response)
+
+    def set_deadline(self, entry: Any, timeout: float) -> None:
+        """Have ``entry.expire()`` called by a worker, ``timeout`` seconds from now."""
+        with lock:
+            sooner = self.deadlines.add(entry, timeout)
+        if sooner:
+            workers.wake_timer()
+
+    def find_due(self) -> float:
+        """Hand what has expired to the workers.
+
+        :return: when to look again, in seconds of :func:`time.monotonic`.
         """
-        with self._lock:
-            taken = self._open.pop(record, self) is None
-            if taken and early_outcome:
-                record.early_outcome = early_outcome
-                self._ended_early.add(record)
-            return taken
+        with lock:
+            due, next_look = self.deadlines.take_due()
+        for entry in due:
+            workers.submit(entry.expire)
+        return next_look
 
-    def release(self, record: "Record") -> None:
-        """The middleware of a response that ended early has been resumed."""
-        with self._lock:
-            self._ended_early.discard(record)
+    def detach_all(self) -> None:
+        """Send every open transaction: the process was told to end, and may be killed."""
+        with lock:
+            responses = list(self.open)
+        for response in responses:
+            workers.submit(partial(response.detach, "abandoned"))
+            workers.poll()  # a hook that hangs must not hold up the others
 
-    def left_open(self) -> int:
-        """Return how many responses are open although they have ended early."""
-        return len(self._ended_early)
-
-    def end_all_early(self) -> None:
-        """The process is to end, and may be killed: these need not be closed by then."""
-        with self._lock:
-            records = list(self._open)
-        for record in records:
-            if self.take(record, "abandoned"):
-                scheduler.cancel(record)
-                scheduler.submit(record.end_early)
-                scheduler.poll()  # a hook that hangs must not hold up the others
-
-    def finish_all(self) -> None:
+    def end_all(self) -> None:
         """At process exit: the server will not close these any more."""
-        with self._lock:
-            records = [*self._open, *self._ended_early]
-        self.abandon(records, shutdown_timeout())
+        with lock:
+            responses = [*self.open, *self.detached]
+        self.abandon(responses, shutdown_timeout())
 
-    def opened_in(self, thread: int) -> "List[Record]":
+    def opened_in(self, thread: int) -> "List[OpenResponse]":
         """Return the open ASGI responses of an event loop, by the thread that it runs in."""
-        with self._lock:
-            return [record for record in self._open if getattr(record, "thread", None) == thread]
+        with lock:
+            return [response for response in self.open if response.loop_thread == thread]
 
-    def abandon(self, records: "List[Record]", timeout: float) -> None:
+    def abandon(self, responses: "List[OpenResponse]", timeout: float) -> None:
         """End responses that nobody will close; wait at most ``timeout`` seconds."""
-        jobs: "List[Callable[[], None]]" = [record.abandon for record in records]
-        scheduler.drain(jobs, timeout)
+        try:
+            workers.drain([response.abandon for response in responses], timeout)
+        except Exception:
+            internal_error("internal error while open responses are ended")
 
-    def before_fork(self) -> None:
-        """Keep other threads from leaving the lock locked in the child for good."""
-        self._lock.acquire()
+    def forget(self) -> None:
+        """In the child of a fork: leave the parent's open responses to the parent.
 
-    def after_fork_in_parent(self) -> None:
-        """Go on as before."""
-        self._lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """Leave the parent's open responses to the parent.
-
-        They are kept, since a suspended middleware that is collected leaves its
-        ``with`` blocks: the child would send the parent's transaction.
+        They are kept, because a suspended middleware that is collected leaves its ``with``
+        blocks: the child would send the parent's transaction.
         """
-        self._lock = threading.RLock()
-        self.process += 1
-        self._inherited += [*self._open, *self._ended_early]
-        self._open.clear()
-        self._ended_early.clear()
+        for response in (*self.open, *self.detached):
+            response.disown()
+            self._inherited.append(response)
+        self.open.clear()
+        self.detached.clear()
         self.peak = 0
-
-
-def _process_registry() -> Registry:
-    registry = Registry()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=registry.before_fork,
-            after_in_parent=registry.after_fork_in_parent,
-            after_in_child=registry.after_fork_in_child,
-        )
-    return registry
+        self.deadlines = Deadlines()
 
 
 #: The open responses of this process.
-registry = _process_registry()
+registry = Registry()
+process.after_fork_in_child.append(registry.forget)
 
-__name__ = hidden(__name__)
+#: The threads of this process.
+workers = make_workers(registry.find_due)

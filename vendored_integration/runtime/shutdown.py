@@ -13,10 +13,9 @@ import time
 
 import sentry_sdk
 
-from . import sdk
-from .frames import hidden
-from .log import internal_error
+from .process import internal_error
 from .registry import registry
+from .sdk import shutdown_timeout
 
 #: The messages by which an application says that it has shut down.
 SHUT_DOWN = ("lifespan.shutdown.complete", "lifespan.shutdown.failed")
@@ -31,7 +30,7 @@ async def flush() -> None:
     Takes at most ``shutdown_timeout`` seconds, as the SDK does at the end of a process.
     """
     try:
-        timeout = sdk.shutdown_timeout()
+        timeout = shutdown_timeout()
         started = time.monotonic()
         deadline = started + timeout
         thread = threading.get_ident()
@@ -55,6 +54,3 @@ async def flush() -> None:
 def _send(thread: int, deadline: float) -> None:
     registry.abandon(registry.opened_in(thread), max(0.0, deadline - time.monotonic()))
     sentry_sdk.flush(timeout=max(0.0, deadline - time.monotonic()))
-
-
-__name__ = hidden(__name__)

@@ -1,7 +1,7 @@
 """Leaves out the integration's work that nobody will see. What is sent does not change.
 
-In the static lifecycle a transaction that is not sampled is thrown away, with its
-spans; the SDK makes these all the same, at about 60,000 instructions each. The patch
+A transaction or segment that is not sampled is thrown away, with its spans; the SDK makes
+these all the same, in the static lifecycle at about 60,000 instructions each. The patch
 ``skip-unsampled-spans`` has the vendored modules call :func:`start_span` in place of
 ``sentry_sdk.start_span``, and ask :func:`wanted` before they wrap signal receivers,
 views and middlewares for a span. An outgoing request from within such a span names the
@@ -20,9 +20,6 @@ from typing import Any, Callable, Dict, Optional
 
 import sentry_sdk
 import sentry_sdk.scope
-from sentry_sdk.tracing import Span
-
-from .frames import hidden
 
 _current_scope = sentry_sdk.scope._current_scope
 
@@ -51,7 +48,7 @@ def wanted() -> bool:
     """Whether a span that is started now may be seen by somebody."""
     scope = _current_scope.get()
     span = None if scope is None else scope._span
-    return span is not None and (not isinstance(span, Span) or span.sampled is not False)
+    return span is not None and span.sampled is not False
 
 
 def start_span(*args: Any, **kwargs: Any) -> Any:
@@ -124,6 +121,3 @@ def for_query_sets(add: "Callable[[Any], None]") -> "Callable[[Any], Any]":
         return quick
 
     return decorate
-
-
-__name__ = hidden(__name__)

@@ -1,15 +1,18 @@
 """The numbers of this process: ``vendored_integration.stats()``."""
 
+import dataclasses
 import os
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, Tuple
 
-from .counters import counters
-from .frames import hidden
-from .registry import registry
-from .scheduler import scheduler
+from . import process
+from .process import lock
+
+#: How a response may end; see README.md. ``continued`` is that of a part.
+OUTCOMES = ("completed", "continued", "cancelled", "failed", "timed_out", "abandoned", "evicted")
 
 
-class Stats(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Stats:
     """What has happened in one process since it began (or was forked), and what goes on.
 
     A copy: it does not change. The counts only ever grow; ``open_responses``,
@@ -20,8 +23,8 @@ class Stats(NamedTuple):
     pid: int
     #: How requests have come: ``"wsgi"``, ``"asgi"``.
     interfaces: "Tuple[str, ...]"
-    #: Responses whose transaction has begun and not ended. Under ASGI those of Django that
-    #: are not streaming end with the application, and are not among them.
+    #: Responses whose transaction has begun and not ended: those that are streaming, and
+    #: with ``finish_on="close"`` under WSGI all others.
     open_responses: int
     #: The most that ``open_responses`` has been.
     peak_open_responses: int
@@ -49,31 +52,64 @@ class Stats(NamedTuple):
 
     def as_dict(self) -> "Dict[str, Any]":
         """Return all of it as a dict, ready for ``json.dumps``."""
-        return {**self._asdict(), "interfaces": list(self.interfaces)}
+        return {**dataclasses.asdict(self), "interfaces": list(self.interfaces)}
+
+
+#: How requests have come. Only ever added to, by one operation.
+interfaces: "Dict[str, None]" = {}
+
+_streaming: "Dict[str, int]" = {}
+_plain: "Dict[str, int]" = {}
+_lost_spans = 0
+
+
+def _reset() -> None:
+    """Begin at zero; also in the child of a fork."""
+    global _lost_spans
+    _streaming.update(dict.fromkeys(OUTCOMES, 0))
+    _plain.update(dict.fromkeys(OUTCOMES, 0))
+    _plain.pop("continued", None)  # a plain response has no parts
+    _lost_spans = 0
+    interfaces.clear()
+
+
+_reset()
+process.after_fork_in_child.append(_reset)
+
+
+def count_response(streaming: bool, outcome: str) -> None:
+    """A response, or a part of one, has ended. To be called once for each."""
+    counts = _streaming if streaming else _plain
+    with lock:
+        counts[outcome] += 1
+
+
+def count_lost_spans(number: int) -> None:
+    """This many spans were made after their transaction had ended."""
+    global _lost_spans
+    with lock:
+        _lost_spans += number
 
 
 def stats() -> Stats:
     """Return what has happened in this process.
 
-    Takes microseconds, and four short locks; may be called from any thread.
+    Takes microseconds; may be called from any thread.
     """
-    left_open = registry.left_open()
-    pending, waiting, threads = scheduler.load()
-    with counters.lock:
+    from .registry import registry, workers
+
+    with lock:
         return Stats(
-            os.getpid(),
-            tuple(name for name in ("wsgi", "asgi") if getattr(counters, name)),
-            len(registry),
-            registry.peak,
-            left_open,
-            dict(counters.streaming),
-            dict(counters.plain),
-            counters.lost_spans,
-            counters.internal_errors,
-            pending,
-            waiting,
-            threads,
+            pid=os.getpid(),
+            interfaces=tuple(sorted(interfaces, reverse=True)),
+            open_responses=len(registry.open),
+            peak_open_responses=registry.peak,
+            left_open=len(registry.detached),
+            streaming=dict(_streaming),
+            plain=dict(_plain),
+            lost_spans=_lost_spans,
+            internal_errors=process.internal_errors,
+            pending_deadlines=len(registry.deadlines),
+            waiting_jobs=workers.waiting(),
+            threads=0 if workers.inline else workers.threads,
         )
-
-
-__name__ = hidden(__name__)

@@ -2,12 +2,13 @@
 
 Upstream's SentryWsgiMiddleware leaves all its "with" blocks as soon as the
 application has returned, when a streaming response has not begun its work.
-With a "yield" at that point the method is a generator, and @close_aware keeps
-it suspended until the server closes the response. The response that the server
-gets is the runtime's; upstream's class stays, under another name, unused.
+With a "yield" of the call the method is a generator. @close_aware makes the call,
+and resumes the generator with the response: at once, or when a streaming response
+is closed. The response that the server gets is the runtime's; upstream's class
+stays, under another name, unused.
 
-A suspended generator that the garbage collector finds gets a GeneratorExit,
-which is no error of the application: is_disposal() knows it.
+A waiting generator that the garbage collector finds gets a GeneratorExit, which is
+no error of the application: is_disposal() knows it.
 
 The context variable that tells nested middlewares of each other is shared with
 the stock module, so that a stock middleware around or inside of this one still
@@ -18,7 +19,7 @@ Origin: vendor
 Forwarded: not-needed
  Upstream merged a fix of its own and took it back before it was released: it
  started one timer thread for each request.
-Last-Update: 2026-11-21
+Last-Update: 2026-11-27
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def edit(files: Mapping[str, Source]) -> None:
         lambda node: isinstance(node.value, ast.Call) and called(node.value) == "self.app",
         below=method,
     )
-    wsgi.insert_before(response.value, "yield ")
+    wsgi.replace(response.value.func, "yield partial")
+    wsgi.insert_before(response.value.args[0], "self.app, ")
 
     skip = wsgi.one(
         "assignment of a test for SystemExit",

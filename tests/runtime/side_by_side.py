@@ -1,0 +1,408 @@
+"""Plain responses of a Django project, with stock's integration or with ours.
+
+    python side_by_side.py (stock|ours) (static|stream)
+
+Prints as JSON, for each request of :data:`REQUESTS`, all that a server, an ingest and the
+application can see. Run as a process of its own: an integration is set up once in each.
+"""
+
+import contextvars
+import functools
+import gc
+import io
+import json
+import logging
+import re
+import sys
+import threading
+import weakref
+
+import django
+import sentry_sdk
+from django.conf import settings
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.management import call_command
+from django.core.signals import request_finished
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotModified,
+    HttpResponseRedirect,
+    JsonResponse,
+)
+from django.urls import path
+from sentry_sdk.transport import Transport
+
+FORM = b"a=1&b=2"
+UPLOAD = (
+    b'--x\r\nContent-Disposition: form-data; name="f"; filename="f.txt"\r\n\r\nabc\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
+)
+UNSAMPLED = {"HTTP_SENTRY_TRACE": "0123456789abcdef" * 2 + "-0123456789abcdef-0"}
+
+token_of = contextvars.ContextVar("token_of", default="-")
+#: What the server and the application see of a request, in its order.
+seen = []
+#: What is sent of it.
+sent = []
+#: Release health, of all requests.
+sessions = []
+#: Of each request, to see whether it is kept.
+requests = []
+#: What a receiver of request_finished is to do.
+at_close = []
+
+
+def finished(**kwargs):
+    if at_close:
+        at_close.pop()()
+
+
+class Handler(TemporaryFileUploadHandler):
+    def new_file(self, *args, **kwargs):
+        seen.append("upload handler")
+        super().new_file(*args, **kwargs)
+
+
+class Input(io.BytesIO):
+    """A request's body, which tells when it is read."""
+
+    def read(self, *args):
+        seen.append("read")
+        return super().read(*args)
+
+    readline = read
+
+
+# -- the views -----------------------------------------------------------------------------
+
+VIEWS = {}
+
+
+def view(function):
+    VIEWS[function.__name__] = function
+    return function
+
+
+@view
+def plain(request):
+    sentry_sdk.set_tag("by", "the view")
+    return HttpResponse("ok")
+
+
+@view
+def json_response(request):
+    return JsonResponse({"data": json.loads(request.body)})
+
+
+@view
+def form(request):
+    return HttpResponse(request.POST["a"])
+
+
+@view
+def upload(request):
+    return HttpResponse(request.FILES["f"].read())
+
+
+@view
+def part(request):
+    return HttpResponse(request.read(3))
+
+
+@view
+def user(request):
+    return HttpResponse(request.user.username)
+
+
+@view
+def not_modified(request):
+    return HttpResponseNotModified()
+
+
+@view
+def redirect(request):
+    return HttpResponseRedirect("/plain")
+
+
+@view
+def raises(request):
+    raise ValueError("in the view")
+
+
+@view
+def exits(request):
+    raise SystemExit(3)
+
+
+@view
+def reports(request):
+    sentry_sdk.add_breadcrumb(message="seen")
+    logging.getLogger("app").error("in the view")
+    return HttpResponse("ok", status=503)
+
+
+@view
+def sets_a_variable(request):
+    token = token_of.set("the view's")
+    response = HttpResponse("ok")
+    response._resource_closers.append(lambda: token_of.reset(token))
+    return response
+
+
+@view
+def logs_when_closed(request):
+    at_close.append(lambda: logging.getLogger("app").error("in close()"))
+    return HttpResponse("ok")
+
+
+@view
+def fails_when_closed(request):
+    def fail():
+        raise LookupError("in close()")
+
+    at_close.append(fail)
+    return HttpResponse("ok")
+
+
+@view
+def fails_when_iterated(request):
+    class Response(HttpResponse):
+        def __iter__(self):
+            yield b"a"
+            raise LookupError("in next()")
+
+    return Response()
+
+
+async def async_view(request):
+    return HttpResponse("ok")
+
+
+VIEWS["async_view"] = async_view
+
+#: Name -> the path and its environ.
+REQUESTS = {
+    "plain": {},
+    "head": {"path": "plain", "REQUEST_METHOD": "HEAD"},
+    "404": {"path": "no-such-path"},
+    "not_modified": {},
+    "redirect": {},
+    "raises": {},
+    "exits": {},
+    "reports": {},
+    "async_view": {},
+    "sets_a_variable": {},
+    "form": {"body": FORM},
+    "form that is not read": {"path": "plain", "body": FORM},
+    "form that is read in part": {"path": "part", "body": FORM},
+    "json": {"path": "json_response", "body": b'{"a": 1}', "CONTENT_TYPE": "application/json"},
+    "too long": {"path": "json_response", "body": b'["%s"]' % (b"x" * 200_000)},
+    "upload": {"body": UPLOAD, "CONTENT_TYPE": "multipart/form-data; boundary=x"},
+    "upload that is not read": {
+        "path": "plain",
+        "body": UPLOAD,
+        "CONTENT_TYPE": "multipart/form-data; boundary=x",
+    },
+    "user": {},
+    "user that nobody asks for": {"path": "plain"},
+    "logs_when_closed": {},
+    "logs when closed, body not read": {"path": "logs_when_closed", "body": FORM},
+    "fails_when_closed": {},
+    "fails when closed, body not read": {"path": "fails_when_closed", "body": FORM},
+    "fails_when_iterated": {},
+    **{
+        f"{name}, not sampled": {"path": name, **UNSAMPLED}
+        for name in ("plain", "user", "reports", "raises", "logs_when_closed")
+    },
+    "not closed": {"path": "plain", "close": 0},
+    "closed twice": {"path": "plain", "close": 2},
+}
+
+
+# -- the server ----------------------------------------------------------------------------
+
+
+class Keep(Transport):
+    """Tells what an ingest would get."""
+
+    def capture_envelope(self, envelope):
+        for item in envelope.items:
+            payload = item.payload.json
+            if item.headers["type"] == "sessions":
+                sessions.extend(payload["aggregates"])
+                continue
+            for one in payload["items"] if item.headers["type"] == "span" else [payload]:
+                sent.append({"type": item.headers["type"], **one})
+
+
+def serve(application, path, body=b"", close=1, session="", **environ):
+    """Serve one request as a server does; what is seen by then goes to ``seen``."""
+
+    def start_response(status, headers, exc_info=None):
+        seen.append(["start_response", status, sorted(headers)])
+
+    environ = {
+        "CONTENT_TYPE": "application/x-www-form-urlencoded",
+        "REQUEST_METHOD": "POST" if body else "GET",
+        "PATH_INFO": "/" + path,
+        "QUERY_STRING": "q=1",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_COOKIE": f"flavour=oat; sessionid={session}",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": Input(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.url_scheme": "http",
+        **environ,
+    }
+    response = None
+    try:
+        response = application(environ, start_response)
+        seen.append(["returned", type(response).__name__, hasattr(response, "__len__")])
+        seen.append(["sent by then", [event["type"] for event in sent]])
+        seen.append(["variable", token_of.get()])
+        sentry_sdk.capture_message("from the server")
+        seen.append(b"".join(response).decode())
+    except BaseException as error:
+        seen.append(repr(error))
+    seen.append("iterated")
+    for _ in range(close):
+        try:
+            if response is not None:
+                response.close()
+        except BaseException as error:
+            seen.append(repr(error))
+    seen.append(["closed, variable", token_of.get()])
+    del response
+    environ.clear()
+
+
+def note_request(get_response):
+    """Middleware: remembers the request, without keeping it."""
+
+    def middleware(request):
+        requests.append(weakref.ref(request))
+        return get_response(request)
+
+    return middleware
+
+
+# -- what is compared ----------------------------------------------------------------------
+
+#: Of these the values differ from run to run.
+VOLATILE = {"event_id", "timestamp", "start_timestamp", "end_timestamp", "server_name", "modules"}
+VOLATILE |= {"thread.id", "thread.name"}
+#: Of an event in a request that is not sampled, the span belongs to nothing that is sent.
+UNSEEN = {"span_id", "parent_span_id", "op", "description", "data"}
+IDS = re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b")
+
+
+class Comparable:
+    """What was seen of one request, without what differs from run to run."""
+
+    def __init__(self, session, sampled):
+        self._ids = {}
+        self._session = session
+        self._sampled = sampled
+
+    def of(self, value):
+        if isinstance(value, dict):
+            if "frames" in value:
+                return self.frames(value["frames"])
+            if "trace_id" in value and not self._sampled:
+                value = {k: v for k, v in value.items() if k not in UNSEEN}
+            return {k: self.of(v) for k, v in value.items() if k not in VOLATILE}
+        if isinstance(value, list):
+            return [self.of(v) for v in value]
+        if isinstance(value, str):
+            value = re.sub(r" at 0x[0-9a-f]+", "", value).replace(self._session, "session")
+            value = value.replace("vendored_integration._vendor", "sentry_sdk.integrations")
+            return IDS.sub(lambda m: f"id{self._ids.setdefault(m[0], len(self._ids))}", value)
+        return value
+
+    def frames(self, frames):
+        """The application's and Django's."""
+        return [
+            frame["function"]
+            for frame in frames
+            if not frame.get("module", "").startswith(("sentry_sdk", "vendored_integration"))
+        ]
+
+
+def set_up_django():
+    """Configure the project, with a database that has one user; return the user's session."""
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        FILE_UPLOAD_HANDLERS=[__name__ + ".Handler"],
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+        LOGGING_CONFIG=None,
+        MIDDLEWARE=[
+            __name__ + ".note_request",
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ],
+        ROOT_URLCONF=__name__,
+        SECRET_KEY="test",
+        SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+    )
+    django.setup()
+    from django.contrib.auth import get_user_model, login
+    from django.contrib.sessions.backends.signed_cookies import SessionStore
+
+    call_command("migrate", verbosity=0)
+    request = HttpRequest()
+    request.session = SessionStore()
+    login(request, get_user_model().objects.create_user("ada", "ada@example.org", "x"))
+    request.session.save()
+    return request.session.session_key
+
+
+def main(who, lifecycle):
+    session = set_up_django()
+    if who == "stock":
+        from sentry_sdk.integrations.django import DjangoIntegration
+    else:
+        from vendored_integration import DjangoIntegration
+    sentry_sdk.init(
+        dsn="http://public@127.0.0.1:9/1",
+        transport=Keep,
+        traces_sample_rate=1.0,
+        send_default_pii=True,
+        integrations=[DjangoIntegration(middleware_spans=True, signals_spans=True)],
+        _experiments={"trace_lifecycle": "stream"} if lifecycle == "stream" else {},
+        release="test@1",
+    )
+    request_finished.connect(finished)
+    application = WSGIHandler()
+    serve(application, "plain")  # it patches itself then
+    told = {}
+    for name, environ in REQUESTS.items():
+        sentry_sdk.flush()
+        del seen[:], sent[:]
+        arguments = {"path": name, "session": session if "user" in name else "", **environ}
+        contextvars.copy_context().run(functools.partial(serve, application, **arguments))
+        gc.collect()
+        seen.append(["request is gone", requests[-1]() is None])
+        sentry_sdk.flush()
+        sent.sort(key=lambda event: event["type"] != "span")  # a thread of the SDK sends these
+        comparable = Comparable(session, "not sampled" not in name)
+        told[name] = {"seen": seen[:], "sent": comparable.of(sent)}
+    sentry_sdk.get_client().session_flusher.flush()
+    ends = ("exited", "errored", "crashed")
+    told["sessions"] = [sum(each.get(end, 0) for each in sessions) for end in ends]
+    told["threads"] = sorted(thread.name for thread in threading.enumerate())
+    json.dump(told, sys.stdout)
+
+
+urlpatterns = [path(name, function) for name, function in VIEWS.items()]
+
+if __name__ == "__main__":
+    sys.modules["side_by_side"] = sys.modules["__main__"]
+    _, *arguments = sys.argv
+    sys.argv[1:] = []  # they are sent, too
+    main(*arguments)

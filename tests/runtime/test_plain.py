@@ -1,0 +1,264 @@
+"""A plain response gets what stock gives it: its transaction ends when the application returns."""
+
+import contextvars
+import json
+import logging
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from wsgiref.util import FileWrapper
+
+import pytest
+import sentry_sdk
+from django.core.signals import request_finished
+from django.http import HttpResponse, HttpResponseNotModified, StreamingHttpResponse
+from harness import Exchange
+from side_by_side import REQUESTS
+from views import serve
+
+from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration, stats
+from vendored_integration.wsgi import SentryWsgiMiddleware
+
+pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option")
+
+#: Requests with an error after the return. Stock reports it in no transaction, or in another
+#: trace; ours knows the request.
+LATE = [name for name in REQUESTS if "when closed" in name.replace("_", " ")]
+LATE.append("fails_when_iterated")
+
+#: Each response whose transaction ends at its close().
+ENDS_AT_CLOSE = [lambda: DjangoIntegration(finish_on="close"), StreamAwareDjangoIntegration]
+
+
+# -- side by side with stock ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def side():
+    """What one of the two integrations has told, in a process of its own."""
+    told = {}
+
+    def side(who, lifecycle):
+        if (who, lifecycle) not in told:
+            script = Path(__file__).with_name("side_by_side.py")
+            command = [sys.executable, str(script), who, lifecycle]
+            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)
+            told[who, lifecycle] = json.loads(done.stdout)
+        return told[who, lifecycle]
+
+    return side
+
+
+@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in LATE])
+def test_as_with_stock(side, lifecycle, name):
+    """Spans, data, events, and what a server sees; when the body is read, and the user."""
+    assert side("ours", lifecycle)[name] == side("stock", lifecycle)[name]
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_error_after_the_return(side, lifecycle, name):
+    """As with stock; but the event is one of its request."""
+    ours, stock = (side(who, lifecycle)[name] for who in ("ours", "stock"))
+    assert ours["seen"] == stock["seen"]
+    *rest, late = ours["sent"]
+    *stock_rest, stock_late = stock["sent"]
+    assert rest == stock_rest
+    assert late["transaction"] == "/" + REQUESTS[name].get("path", name)
+    for kind in "logentry", "level", "exception", "tags":
+        assert late.get(kind) == stock_late.get(kind)
+
+
+@pytest.mark.parametrize("what", ["sessions", "threads"])
+def test_process_as_with_stock(side, lifecycle, what):
+    """Release health; and nothing that waits for streams where there are none."""
+    assert side("ours", lifecycle)[what] == side("stock", lifecycle)[what]
+
+
+# -- finish_on -----------------------------------------------------------------------------
+
+
+def plain(request):
+    return HttpResponse(b"plain")
+
+
+def test_ends_when_the_application_returns(sentry):
+    """By default. What comes later makes nothing of it, and there is nothing to wait for."""
+    exchange = Exchange(serve(plain))
+    root = sentry.root()
+    assert (root.status, root.outcome) == ("ok", None)
+    assert not [key for key in root.data if "stream." in key]
+    assert (stats().open_responses, stats().pending_deadlines) == (0, 0)
+    assert exchange.read() == b"plain"
+    assert "django.core.cache.close_caches" not in sentry.root().names()
+
+
+def test_ends_without_a_close(sentry):
+    """Lambda adapters close nothing."""
+    Exchange(serve(plain))
+    assert sentry.root().status == "ok"
+
+
+def test_stream_ends_at_its_close(sentry):
+    """With the same default."""
+    exchange = Exchange(serve(lambda request: StreamingHttpResponse([b"a"])))
+    assert not sentry.roots()
+    assert exchange.read() == b"a"
+    assert sentry.root().outcome == "completed"
+
+
+@pytest.mark.parametrize("integration", ENDS_AT_CLOSE)
+@pytest.mark.parametrize("view", [plain, lambda request: HttpResponseNotModified()])
+def test_finish_on_close(init, lifecycle, integration, view):
+    """All that Django does in close() belongs to it; it is none that is streaming, though."""
+    sentry = init(lifecycle, integration())
+    exchange = Exchange(serve(view))
+    assert not sentry.roots()
+    assert stats().open_responses == 1
+    exchange.read()
+    root = sentry.root()
+    assert "django.core.cache.close_caches" in root.names()
+    assert (root.status, root.outcome) == ("ok", None)
+    assert not [key for key in root.data if "stream." in key]
+
+
+def test_name_of_the_older_package():
+    """Users of shr_span_recorder import it, and keep what they had."""
+    assert issubclass(StreamAwareDjangoIntegration, DjangoIntegration)
+    assert StreamAwareDjangoIntegration("function_name").transaction_style == "function_name"
+
+
+# -- close() -------------------------------------------------------------------------------
+
+variable = contextvars.ContextVar("variable")
+
+
+@pytest.mark.parametrize("finish_on", ["return", "close"])
+@pytest.mark.parametrize("framework", ["django", "none"])
+def test_token_of_the_view_is_reset_in_close(init, finish_on, framework):
+    """It was "created in a different Context", or the next request of the thread found it."""
+    init(integration=DjangoIntegration(finish_on=finish_on))
+
+    def view(request):
+        token = variable.set("the view's")
+        response = HttpResponse(b"plain")
+        response._resource_closers.append(lambda: variable.reset(token))
+        return response
+
+    def app(environ, start_response):
+        token = variable.set("the view's")
+        start_response("200 OK", [])
+
+        class Response(list):
+            def close(self):
+                variable.reset(token)
+
+        return Response([b"plain"])
+
+    app = serve(view) if framework == "django" else SentryWsgiMiddleware(app, finish_on=finish_on)
+
+    def run():
+        exchange = Exchange(app)
+        assert variable.get("-") == "the view's"  # as without us
+        assert exchange.read() == b"plain"
+        return variable.get("-")
+
+    assert contextvars.Context().run(run) == "-"
+
+
+@pytest.mark.parametrize("finish_on", ["return", "close"])
+def test_close_of_one_request_during_another(init, finish_on):
+    """A server that closes late: each in its own context, and scope."""
+    sentry = init(integration=DjangoIntegration(finish_on=finish_on))
+
+    def view(request):
+        variable.set(request.path)
+        sentry_sdk.set_tag("path", request.path)
+        return HttpResponse(b"plain")
+
+    def finished(**kwargs):
+        seen.append(variable.get())
+        sentry_sdk.capture_message("in close()")
+
+    seen = []
+    app = serve(view)
+    request_finished.connect(finished)
+    try:
+        first, second = Exchange(app, "/first"), Exchange(app, "/second")
+        first.read()
+        second.read()
+    finally:
+        request_finished.disconnect(finished)
+    assert seen == ["/first", "/second"]
+    assert [event["tags"]["path"] for event in sentry.errors()] == seen
+
+
+class Input(BytesIO):
+    """The body of a request, which tells when it is read."""
+
+    reads = 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        return super().read(size)
+
+
+@pytest.mark.parametrize("traces_sample_rate", [1.0, 0.0])
+@pytest.mark.parametrize("finish_on", ["return", "close"])
+def test_event_in_close_reads_nothing(init, lifecycle, finish_on, traces_sample_rate):
+    """The response has been sent: a worker that waits for the client's body is killed."""
+    sentry = init(
+        lifecycle,
+        DjangoIntegration(finish_on=finish_on),
+        traces_sample_rate=traces_sample_rate,
+    )
+    body = Input(b"a=1&b=2")
+    exchange = Exchange(
+        serve(plain),
+        method="POST",
+        CONTENT_LENGTH="7",
+        CONTENT_TYPE="application/x-www-form-urlencoded",
+        **{"wsgi.input": body},
+    )
+    body.reads = 0  # as with stock, a transaction has the body
+
+    def finished(**kwargs):
+        logging.getLogger("app").error("in close()")
+
+    request_finished.connect(finished)
+    try:
+        exchange.close()
+    finally:
+        request_finished.disconnect(finished)
+    assert len(sentry.errors()) == 1
+    assert body.reads == 0
+
+
+# -- files ---------------------------------------------------------------------------------
+
+
+class File(list):
+    """A response with a file descriptor, which a server may send by itself."""
+
+    def fileno(self):
+        raise AssertionError("the server's business")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("file_wrapper", [FileWrapper, lambda file, size=0: file])
+def test_file_is_handed_back(sentry, streaming, file_wrapper):
+    """As in stock: uWSGI compares what it gets by its identity."""
+    response = File([b"a"])
+    response.streaming = streaming
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return response
+
+    exchange = Exchange(SentryWsgiMiddleware(app), **{"wsgi.file_wrapper": file_wrapper})
+    if streaming and file_wrapper is FileWrapper:
+        assert exchange.read() == b"a"  # not the server's class: it iterates it
+    else:
+        assert exchange.response is response
+        exchange.close()
+    assert sentry.root().status == "ok"

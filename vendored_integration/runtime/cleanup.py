@@ -1,0 +1,38 @@
+"""Database connections that hooks of the user's open when a transaction is sent late."""
+
+import contextlib
+import sys
+from typing import Any, Iterator, List
+
+from .process import internal_error
+
+
+@contextlib.contextmanager
+def close_new_connections() -> "Iterator[None]":
+    """Close database connections that are opened in the block, in this thread.
+
+    For threads that are not the application's, where nobody else would ever close them.
+    """
+    before = open_connections()
+    try:
+        yield
+    finally:
+        for connection in open_connections():
+            if not any(connection is known for known in before):
+                try:
+                    connection.close()
+                except Exception:
+                    internal_error("a database connection cannot be closed")
+
+
+def open_connections() -> "List[Any]":
+    """Return the database connections of this thread that are open. Asks no database."""
+    db = sys.modules.get("django.db")
+    if db is None:
+        return []
+    try:
+        known = db.connections._connections
+        found = (getattr(known, alias, None) for alias in db.connections)
+        return [wrapper for wrapper in found if getattr(wrapper, "connection", None) is not None]
+    except Exception:
+        return []  # no settings: Django is installed, and not in use

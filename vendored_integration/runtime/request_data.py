@@ -1,0 +1,143 @@
+"""The request data of an open response: body, cookies, user.
+
+Upstream takes them from Django's request when there is an event. That is too late for an
+open response: Django lets the request go in ``close()``; the rest of its body belongs to a
+client that may still be sending it, and a worker that waits for that is killed; the
+database connections have been handed back.
+
+So they are taken when the application returns: what it has read of the body, the cookies,
+the user as stock would look it up. Later events get what was taken. After the return nothing
+is read from the client, and nothing is queried.
+"""
+
+import copy
+import functools
+from contextvars import ContextVar
+from typing import Any, Callable, Dict, Optional
+
+import sentry_sdk
+
+from .process import internal_error
+
+#: While data are taken: ``"query"``: the user may be looked up; ``"cached"``: not. ``None``:
+#: no data are taken.
+_taking: "ContextVar[Optional[str]]" = ContextVar("vendored_integration_taking", default=None)
+
+
+class RequestData:
+    """Upstream's event processor of a request, until its data are taken."""
+
+    __slots__ = ("_processor", "_taken")
+
+    def __init__(self, processor: "Callable[[Any, Any], Any]") -> None:
+        self._processor = processor
+        self._taken: "Optional[Dict[str, Any]]" = None
+
+    def __call__(self, event: Any, hint: Any) -> Any:
+        if self._taken is None:
+            return self._processor(event, hint)
+        taken = copy.deepcopy(self._taken)
+        if "request" in taken:
+            event.setdefault("request", {}).update(taken["request"])
+        if "user" in taken:
+            user = event.setdefault("user", {})
+            for key, value in taken["user"].items():
+                user.setdefault(key, value)
+        return event
+
+    def take(self) -> None:
+        """Take the data now."""
+        if self._taken is None:
+            self._taken = self._processor({}, {}) or {}
+            self._processor = _no_processor
+
+
+def _no_processor(event: Any, hint: Any) -> Any:
+    return event
+
+
+def take_request_data(root: Any) -> None:
+    """Take the data of the running context's request, for what is sent later.
+
+    :param root: the adapter of its root span, or ``None``.
+    """
+    token = _taking.set("query" if root is not None and root.looks_up_user else "cached")
+    try:
+        for scope in (sentry_sdk.Scope.get_current_scope(), sentry_sdk.Scope.get_isolation_scope()):
+            for processor in scope._event_processors:
+                if isinstance(processor, RequestData):
+                    processor.take()
+    except Exception:
+        internal_error("internal error; an event may lack its request's body and user")
+    finally:
+        _taking.reset(token)
+
+
+def patch_request_data(upstream: Any) -> None:
+    """Have upstream's Django integration make its event processors ours.
+
+    :param upstream: the module ``vendored_integration._vendor.django``.
+    """
+    from vendored_integration._vendor.django import asgi
+
+    for module, name in (
+        (upstream, "_make_wsgi_request_event_processor"),
+        (asgi, "_make_asgi_request_event_processor"),
+    ):
+        setattr(module, name, _making_request_data(getattr(module, name)))
+    _spare_unread_body(upstream.DjangoRequestExtractor)
+    upstream._set_user_info = _without_query(upstream._set_user_info)
+
+
+def _making_request_data(make: "Callable[..., Any]") -> "Callable[..., Any]":
+    @functools.wraps(make)
+    def make_request_data(*args: Any) -> RequestData:
+        return RequestData(make(*args))
+
+    return make_request_data
+
+
+def _spare_unread_body(extractor: Any) -> None:
+    """While data are taken, leave a body alone that the application has not read."""
+    raw_data, parsed_body = extractor.raw_data, extractor.parsed_body
+
+    @functools.wraps(raw_data)
+    def _raw_data(self: Any) -> Any:
+        if _taking.get() and not _is_read(self.request):
+            raise ValueError("the request's body has not been read")  # upstream catches it
+        return raw_data(self)
+
+    @functools.wraps(parsed_body)
+    def _parsed_body(self: Any) -> Any:
+        if _taking.get() and not _is_read(self.request):
+            return None
+        return parsed_body(self)
+
+    extractor.raw_data, extractor.parsed_body = _raw_data, _parsed_body
+
+
+def _is_read(request: Any) -> bool:
+    """Whether the application has read its request's body. Django REST framework's, too."""
+    return (
+        getattr(request, "_read_started", False)
+        or hasattr(request, "_body")
+        or hasattr(request, "_post")
+    )
+
+
+def _without_query(set_user_info: "Callable[[Any, Any], None]") -> "Callable[[Any, Any], None]":
+    """Look no user up whom nobody has looked up, for an event that may never be made."""
+
+    @functools.wraps(set_user_info)
+    def _set_user_info(request: Any, event: Any) -> None:
+        if _taking.get() != "cached" or _is_user_known(request):
+            set_user_info(request, event)
+
+    return _set_user_info
+
+
+def _is_user_known(request: Any) -> bool:
+    from django.utils.functional import LazyObject, empty
+
+    user = getattr(request, "user", None)
+    return not isinstance(user, LazyObject) or user._wrapped is not empty

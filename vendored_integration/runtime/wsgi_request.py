@@ -1,0 +1,323 @@
+"""One WSGI request: how it begins, how the application is called, and how it ends.
+
+A plain response is upstream's: its transaction ends when the application returns. For an open
+one (it is streaming, or ``finish_on="close"``) upstream's middleware waits until it is closed.
+"""
+
+import functools
+import weakref
+from contextvars import copy_context
+from time import perf_counter
+from typing import Any, Callable, Iterator, List, Optional
+
+from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
+
+from . import sigterm, spans, stats
+from .bindings import Bindings, bindings_of
+from .contexts import NO_VARIABLES, RequestContext, django_response
+from .middleware import Middleware, resume, without_transaction
+from .open_response import BodyStats, OpenResponse
+from .process import internal_error, is_collecting
+from .registry import workers
+from .reported import reports_errors
+from .request_data import take_request_data
+from .sdk import options_of_integration
+from .wsgi_response import open_scoped_response, scoped_response
+
+
+def close_aware(call: "Callable[..., Middleware]") -> "Callable[..., Any]":
+    """Decorate upstream's ``SentryWsgiMiddleware.__call__``, made a generator by a ``yield``.
+
+    It yields the call of the application, as a partial, where upstream makes it. That call
+    is made here, so that an error of the application is known from one of upstream's.
+    """
+
+    @functools.wraps(call)
+    @reports_errors
+    def __call__(self: Any, environ: "dict[str, Any]", start_response: Any) -> Any:
+        if _wsgi_middleware_applied.get(False):
+            # Within a middleware of this kind, ours or stock: that one traces.
+            return self.app(environ, start_response)
+        request = WsgiRequest(environ, start_response)
+        application = request.begin(call, self)
+        try:
+            response = request.run(application)
+        except BaseException as error:
+            request.fail_without_response(error)
+            raise
+        request.publish()
+        return request.respond(response, self)
+
+    return __call__
+
+
+class StartResponse:
+    """The server's ``start_response``; it notes the headers that it is told."""
+
+    __slots__ = ("headers", "_server")
+
+    def __init__(self, server: "Callable[..., Any]") -> None:
+        #: Those of the last call.
+        self.headers: "List[Any]" = []
+        self._server = server
+
+    def __call__(self, status: str, headers: "List[Any]", *exc_info: Any) -> Any:
+        self.headers = headers
+        return self._server(status, headers, *exc_info)
+
+    def header(self, name: str) -> "Optional[str]":
+        """Return the value of a header, by its name in lower case."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return str(value)
+        return None
+
+
+class WsgiRequest(RequestContext):
+    """One request, and its response as long as that is open.
+
+    It never refers to the response that the server holds, so that the garbage collector
+    can tell when the server has dropped that. More than 7 attributes: what belongs to a
+    request, and how far its body was read.
+    """
+
+    __slots__ = (
+        "_environ",
+        "_start_response",
+        "_started",
+        "_middleware",
+        "_root",
+        "_bindings",
+        "opened",
+        "is_exhausted",
+        "is_cut_short",
+    )
+
+    def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
+        super().__init__(copy_context())
+        self._environ = environ
+        self._start_response = StartResponse(start_response)
+        self._started = perf_counter()
+        self._middleware: Middleware
+        # The adapter of the root span.
+        self._root: Any = None
+        self._bindings: "Optional[Bindings]" = None
+        self.opened: OpenResponse
+        #: Whether the body was read to its end.
+        self.is_exhausted = False
+        #: Whether the body's iterator was closed before its end.
+        self.is_cut_short = False
+
+    # -- until the application has returned ------------------------------------------
+
+    def begin(self, call: "Callable[..., Middleware]", middleware: Any) -> Any:
+        """Let upstream begin, and return the call of the application."""
+        stats.interfaces["wsgi"] = None
+        try:
+            workers.poll()
+            sigterm.watch()
+        except Exception:
+            internal_error("internal error when a request begins")
+        self._middleware = call(middleware, self._environ, self._start_response)
+        try:
+            application = self.run(next, self._middleware)
+        except Exception:
+            # A header that the SDK cannot read, or a sampler that raises.
+            internal_error("internal error; this request has no transaction")
+            self._middleware = without_transaction(
+                middleware.app, self._environ, self._start_response
+            )
+            application = self.run(next, self._middleware)
+        # Now: the application may have another one when it returns.
+        self._root = self.run(spans.current_root)
+        return application
+
+    def fail_without_response(self, error: BaseException) -> None:
+        """The application has raised: upstream reports it. The caller raises it."""
+        stats.count_response(False, "failed")
+        traceback = error.__traceback__
+        self.run(resume, self._middleware, None, error)
+        error.__traceback__ = traceback
+        self.publish()
+
+    def respond(self, response: Any, middleware: Any) -> Any:
+        """Return what the server gets for the application's response."""
+        try:
+            options = getattr(middleware, "stream_options", None) or options_of_integration()
+            streaming = self._is_streaming(response)
+            if streaming or options.finish_on == "close":
+                return self._open(response, BodyStats(self._started), streaming, options)
+        except Exception:
+            internal_error("internal error; this request is traced as in stock")
+        stats.count_response(False, "completed")
+        result = self.run(resume, self._middleware, response, None)
+        if result is response and response is not None:
+            return response  # a file: stock hands it back as well
+        return scoped_response(response, self)
+
+    def _open(self, response: Any, body_stats: BodyStats, streaming: bool, options: Any) -> Any:
+        if self._root is not None:
+            # As in stock: an idle stream would be sampled for as long as it is open.
+            self.run(self._root.stop_profile)
+        self.run(take_request_data, self._root)
+        self._bindings = bindings_of(self._response_of_django(response))
+        if self._bindings is not None:
+            self._bindings.find(self.context, self.before)
+        self.opened = OpenResponse(
+            self._root, self.context.copy(), options, body_stats, streaming, self._finish
+        )
+        result = open_scoped_response(response, self, self._environ.get("wsgi.file_wrapper"))
+        self.opened.open()
+        return result
+
+    def _is_streaming(self, response: Any) -> bool:
+        """Whether a response makes its chunks as it goes along.
+
+        Django says so itself; of any other, whatever is not a plain sequence may.
+        """
+        streaming = getattr(self._response_of_django(response), "streaming", None)
+        if isinstance(streaming, bool):
+            return streaming
+        return not isinstance(response, (list, tuple))
+
+    def _response_of_django(self, response: Any) -> Any:
+        """Return Django's response, if Django has made one, or what the application returned."""
+        reference = self.context.get(django_response)
+        # What was there before is a test client's, perhaps.
+        if reference is None or reference is self.before.get(django_response):
+            return response
+        made = reference()
+        return response if made is None else made
+
+    # -- the body of an open response ------------------------------------------------
+
+    def iterate(self, response: Any) -> "Iterator[Any]":
+        """Begin to iterate the body.
+
+        That is work of the application's, too: Django runs an async body from beginning to
+        end there.
+        """
+        if self._bindings is not None:
+            self.run(self._bindings.enter)
+        started = perf_counter()
+        try:
+            iterator: "Iterator[Any]" = self.run(iter, response)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self.opened.stats.produce_time += perf_counter() - started
+        return iterator
+
+    def exhaust(self) -> None:
+        """The body has come to its end."""
+        self.is_exhausted = True
+        self._leave_body()
+        self._publish()
+
+    def _leave_body(self) -> None:
+        if self._bindings is not None:
+            self.run(self._bindings.leave)
+
+    def _publish(self) -> None:
+        self.publish(NO_VARIABLES if self._bindings is None else self._bindings.variables)
+
+    # -- how an open response ends -----------------------------------------------------
+
+    @reports_errors
+    def close(self, close: "Optional[Callable[[], Any]]") -> None:
+        """Close the application's response first, and end its transaction then."""
+        try:
+            if close is not None:
+                self.run(close)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._leave_body()
+        self._end("completed" if self._is_complete() else "cancelled")
+        self._publish()
+
+    def fail(self, error: BaseException) -> None:
+        """The body, or the response's ``close()``, has raised: report it, and end.
+
+        To be called while the error is being handled. Its traceback is left as it was:
+        that is what the server goes on to see.
+        """
+        traceback = error.__traceback__
+        self._leave_body()
+        try:
+            if not self.opened.end("failed", error):
+                self.run(spans.capture_exception, self._root)
+        except Exception:
+            internal_error("internal error while reporting an error")
+        error.__traceback__ = traceback
+        self._publish()
+
+    def drop(self) -> None:
+        """The server has dropped the response without closing it. Called by a ``__del__``."""
+        if self.opened.has_ended:
+            return
+        if self.is_cut_short:
+            workers.submit(functools.partial(self._end, "cancelled"))
+        elif not self.is_exhausted:
+            workers.submit(self.opened.abandon)
+        elif is_collecting():
+            workers.submit(functools.partial(self._end, "completed"))
+        else:
+            # At once: a Lambda adapter reads a response to its end, drops it and flushes.
+            self._end("completed")
+
+    def _end(self, outcome: str) -> None:
+        try:
+            self.opened.end(outcome)
+        except Exception:
+            internal_error("internal error while finishing a response")
+
+    def _finish(self, error: "Optional[BaseException]") -> None:
+        """Make upstream leave its ``with`` blocks."""
+        self.run(resume, self._middleware, None, error)
+
+    def read_by_server(self) -> None:
+        """The server has read a file itself (sendfile): the header is all we know.
+
+        Not even whether the client has stayed to the end of it.
+        """
+        self.is_exhausted = True
+        if self._environ.get("REQUEST_METHOD") != "HEAD":
+            self.opened.stats.size = self._content_length()
+
+    def _is_complete(self) -> bool:
+        """Whether a closed response had been sent as far as it was to be sent."""
+        body_stats = self.opened.stats
+        if self.is_exhausted or not body_stats.last_step:
+            return True
+        if self._environ.get("REQUEST_METHOD") == "HEAD":
+            return True
+        length = self._content_length()
+        if length is not None and (body_stats.size or 0) >= length:
+            return True
+        # The proxy sends the file, and closes our response.
+        header = self._start_response.header
+        return bool(header("x-accel-redirect") or header("x-sendfile"))
+
+    def _content_length(self) -> "Optional[int]":
+        length = self._start_response.header("content-length")
+        return int(length) if length is not None and length.isdigit() else None
+
+
+def patch_get_response() -> None:
+    """Have Django's WSGI handler tell its response.
+
+    What comes out of the application may be another one: of a monitoring tool that has
+    patched ``WSGIHandler`` (New Relic), or of a WSGI middleware.
+    """
+    from django.core.handlers.base import BaseHandler
+
+    get_response = BaseHandler.get_response
+
+    @functools.wraps(get_response)
+    def _get_response(self: Any, request: Any) -> Any:
+        response = get_response(self, request)
+        django_response.set(weakref.ref(response))
+        return response
+
+    BaseHandler.get_response = _get_response
