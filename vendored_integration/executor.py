@@ -38,7 +38,7 @@ class ContextPreservingExecutor(ThreadPoolExecutor):
         """Schedule ``fn(*args, **kwargs)``, in a copy of the running context."""
         call = functools.partial(fn, *args, **kwargs)  # flat, also if fn is a partial
         context = getattr(call.func, "__self__", None)
-        if isinstance(context, Context) and call.func == context.run:
+        if isinstance(context, Context):  # the call is context.run(function, ...)
             function, *rest = call.args
             call = functools.partial(function, *rest, **call.keywords)
         else:

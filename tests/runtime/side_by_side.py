@@ -1,11 +1,12 @@
 """Plain responses of a Django project, with stock's integration or with ours.
 
-    python side_by_side.py (stock|ours) (static|stream)
+    python side_by_side.py (stock|ours) (static|stream) (wsgi|asgi)
 
 Prints as JSON, for each request of :data:`REQUESTS`, all that a server, an ingest and the
 application can see. Run as a process of its own: an integration is set up once in each.
 """
 
+import asyncio
 import contextvars
 import functools
 import gc
@@ -21,6 +22,7 @@ import django
 import sentry_sdk
 from django.conf import settings
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.core.signals import request_finished
@@ -219,6 +221,8 @@ REQUESTS = {
     "not closed": {"path": "plain", "close": 0},
     "closed twice": {"path": "plain", "close": 2},
 }
+#: An exit there is that of a thread.
+WSGI_ONLY = ("exits", "not closed", "closed twice")
 
 
 # -- the server ----------------------------------------------------------------------------
@@ -281,6 +285,55 @@ def serve(application, path, body=b"", close=1, session="", **environ):
     environ.clear()
 
 
+def serve_asgi(application, path, body=b"", close=1, session="", **environ):
+    """The same under ASGI."""
+    method = environ.get("REQUEST_METHOD", "POST" if body else "GET")
+    headers = {
+        "host": "localhost",
+        "content-type": environ.get("CONTENT_TYPE", "application/x-www-form-urlencoded"),
+        "content-length": str(len(body)),
+        "cookie": f"flavour=oat; sessionid={session}",
+    }
+    if "HTTP_SENTRY_TRACE" in environ:
+        headers["sentry-trace"] = environ["HTTP_SENTRY_TRACE"]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": "/" + path,
+        "query_string": b"q=1",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 5000),
+    }
+
+    async def run():
+        incoming = asyncio.Queue()
+        await incoming.put({"type": "http.request", "body": body, "more_body": False})
+
+        async def send(message):
+            seen.append(
+                [
+                    message["type"],
+                    message.get("status"),
+                    sorted(map(repr, message.get("headers", []))),
+                    message.get("body", b"").decode(),
+                    message.get("more_body"),
+                ]
+            )
+            sentry_sdk.capture_message("from the server")
+
+        await application(scope, incoming.get, send)
+
+    try:
+        asyncio.run(run())
+    except BaseException as error:
+        seen.append([repr(error), repr(error.__cause__)])
+    seen.append(["closed, variable", token_of.get()])
+
+
 def note_request(get_response):
     """Middleware: remembers the request, without keeping it."""
 
@@ -297,7 +350,7 @@ def note_request(get_response):
 VOLATILE = {"event_id", "timestamp", "start_timestamp", "end_timestamp", "server_name", "modules"}
 VOLATILE |= {"thread.id", "thread.name"}
 #: Of an event in a request that is not sampled, the span belongs to nothing that is sent.
-UNSEEN = {"span_id", "parent_span_id", "op", "description", "data"}
+UNSEEN = {"span_id", "parent_span_id", "op", "description", "data", "status"}
 IDS = re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b")
 
 
@@ -362,7 +415,7 @@ def set_up_django():
     return request.session.session_key
 
 
-def main(who, lifecycle):
+def main(who, lifecycle, interface):
     session = set_up_django()
     if who == "stock":
         from sentry_sdk.integrations.django import DjangoIntegration
@@ -378,16 +431,20 @@ def main(who, lifecycle):
         release="test@1",
     )
     request_finished.connect(finished)
-    application = WSGIHandler()
-    serve(application, "plain")  # it patches itself then
+    application = WSGIHandler() if interface == "wsgi" else ASGIHandler()
+    serve_it = serve if interface == "wsgi" else serve_asgi
+    serve_it(application, "plain")  # it patches itself then
     told = {}
     for name, environ in REQUESTS.items():
+        if interface == "asgi" and name in WSGI_ONLY:
+            continue
         sentry_sdk.flush()
         del seen[:], sent[:]
         arguments = {"path": name, "session": session if "user" in name else "", **environ}
-        contextvars.copy_context().run(functools.partial(serve, application, **arguments))
+        contextvars.copy_context().run(functools.partial(serve_it, application, **arguments))
         gc.collect()
-        seen.append(["request is gone", requests[-1]() is None])
+        if interface == "wsgi":  # else a thread of asgiref's may hold it for a while
+            seen.append(["request is gone", requests[-1]() is None])
         sentry_sdk.flush()
         sent.sort(key=lambda event: event["type"] != "span")  # a thread of the SDK sends these
         comparable = Comparable(session, "not sampled" not in name)
@@ -395,7 +452,8 @@ def main(who, lifecycle):
     sentry_sdk.get_client().session_flusher.flush()
     ends = ("exited", "errored", "crashed")
     told["sessions"] = [sum(each.get(end, 0) for each in sessions) for end in ends]
-    told["threads"] = sorted(thread.name for thread in threading.enumerate())
+    names = [thread.name for thread in threading.enumerate()]
+    told["threads"] = [name for name in names if name.startswith("vendored_integration")]
     json.dump(told, sys.stdout)
 
 

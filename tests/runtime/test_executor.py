@@ -16,6 +16,7 @@ import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, get_contextvars
+from test_process import run
 from views import serve
 
 from vendored_integration.executor import ContextPreservingExecutor
@@ -112,17 +113,24 @@ def test_task_sees_the_submitters_context(sentry, executor):
 
 
 def test_spans_of_tasks_are_children_of_the_submitters_span(sentry):
-    """A task's span belongs to the span that was active when the task was submitted."""
+    """A task's span belongs to the span that was active when the task was submitted.
+
+    Also if that has ended when the task begins.
+    """
 
     def task(name):
         with start_span(name):
             return name
 
     def step():
+        release = threading.Event()
         with ContextPreservingExecutor(max_workers=2) as executor:
+            for _ in range(2):
+                executor.submit(release.wait, TIMEOUT)
             with start_span("outer"):
                 in_outer = executor.submit(task, "in outer")
                 in_map = executor.map(task, ["in map 0", "in map 1"])
+            release.set()
             assert executor.submit(task, "in root").result(TIMEOUT) == "in root"
             assert in_outer.result(TIMEOUT) == "in outer"
             assert list(in_map) == ["in map 0", "in map 1"]
@@ -212,22 +220,31 @@ def test_error_in_a_task_belongs_to_the_request(sentry, executor):
     assert event["transaction"] == sentry.root().name
 
 
-def test_frames_of_a_tasks_error(sentry, executor):
-    """An error that comes out of a future shows the frames that it shows without us."""
+def test_frames_of_a_tasks_error():
+    """An error that comes out of a future shows the frames that it shows without us.
 
-    def fails():
-        raise ValueError("in a task")
+    In a process of its own, where the executor is imported after sentry_sdk.init().
+    """
+    frames, expected = run(
+        """
+        sentry = init()
+        from concurrent.futures import ThreadPoolExecutor
+        from vendored_integration.executor import ContextPreservingExecutor
 
-    def frames_of(pool):
-        try:
-            pool.submit(fails).result(TIMEOUT)
-        except ValueError:
-            sentry_sdk.capture_exception()
-        (value,) = sentry.errors()[-1]["exception"]["values"]
-        return [(frame["module"], frame["function"]) for frame in value["stacktrace"]["frames"]]
+        def fails():
+            raise ValueError("in a task")
 
-    with ThreadPoolExecutor(1) as other:
-        assert frames_of(executor) == frames_of(other)
+        for Pool in ContextPreservingExecutor, ThreadPoolExecutor:
+            try:
+                Pool(1).submit(fails).result(10)
+            except ValueError:
+                sentry_sdk.capture_exception()
+            (value,) = sentry.errors()[-1]["exception"]["values"]
+            frames = value["stacktrace"]["frames"]
+            print([(frame["module"], frame["function"]) for frame in frames])
+        """
+    )
+    assert frames == expected
 
 
 # -- what a task changes

@@ -1,44 +1,42 @@
-"""Nothing waits for good where the garbage collector runs within a lock.
+"""The garbage collector may run while the lock is held, and close or fill another response.
 
-What it finalizes may be a generator that closes a response: that is how many a WSGI
-middleware is written. The collector's part is played by the lock itself: a real collection
-at such a place makes CPython 3.11's decimal module crash.
+What it finalizes may be a generator that closes a response, or that ends in a span. Its part
+is played by a profile function, which sees each call that is made with the lock held.
 """
 
+import itertools
+import sys
 import threading
 
 import pytest
-from harness import Exchange
+import sentry_sdk
+from harness import Exchange, start_child
 
-import vendored_integration.runtime.record
+import vendored_integration
+from vendored_integration.runtime.process import lock
 from vendored_integration.runtime.registry import registry
-from vendored_integration.runtime.scheduler import scheduler
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
-LOCKS = {
-    "registry": (registry, "_lock"),
-    "scheduler": (scheduler, "_lock"),
-    "record": (vendored_integration.runtime.record, "lock"),
-}
 
+def in_thread(function, in_lock):
+    """Call a function in a thread of its own; in_lock, now and then while that holds the lock."""
+    calls = itertools.count()
 
-class Interrupted:
-    """A lock; whoever has just got it closes a response that it knows nothing of."""
+    def profile(frame, event, arg):
+        if lock._is_owned() and next(calls) % 7 == 3:
+            in_lock()
 
-    def __init__(self, lock, responses):
-        self._lock = lock
-        self.responses = responses
+    def target():
+        sys.setprofile(profile)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
 
-    def __enter__(self):
-        self._lock.acquire()
-        if self.responses:
-            self.responses.pop().close()
-
-    def __exit__(self, *exc_info):
-        self._lock.release()
-
-    def __getattr__(self, name):
-        return getattr(self._lock, name)
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it waits for its own thread"
 
 
 def app(environ, start_response):
@@ -46,34 +44,56 @@ def app(environ, start_response):
     return iter([b"a", b"b"])
 
 
-@pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("early", [None, "expire", "evict"])
-def test_response_that_is_closed_within_a_lock(sentry, monkeypatch, lock, early):
-    """By the thread that holds the lock: every request is seen, once."""
+def test_response_that_is_closed_within_the_lock(sentry, early):
+    """By the thread that holds it: every request is seen, once."""
+    before = vendored_integration.stats().internal_errors
     traced = SentryWsgiMiddleware(app, response_timeout=3600)
     Exchange(traced).read()  # threads have started by now
-    others = [Exchange(traced) for _ in range(3)]
+    others = [Exchange(traced) for _ in range(20)]
     for other in others:
         next(iter(other.response))
+    served = 1 + len(others)
 
     def serve():
-        exchange = Exchange(traced)
-        record = next(reversed(registry._open))
-        if early == "expire":
-            record.expire()
-        elif early == "evict":
-            assert registry.take(record, "evicted")
-            record.evict()
-        exchange.read()
+        nonlocal served
+        while others:
+            exchange = Exchange(traced)
+            served += 1
+            if early == "expire":
+                next(reversed(registry.open)).expire()
+            elif early == "evict":
+                Exchange(SentryWsgiMiddleware(app, max_open_responses=1)).read()
+                served += 1
+            exchange.read()
 
-    owner, name = LOCKS[lock]
-    interrupted = Interrupted(getattr(owner, name), others)
-    monkeypatch.setattr(owner, name, interrupted)
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    monkeypatch.undo()
-    assert not interrupted.responses
-    sentry.wait_for(lambda: len(sentry.roots()) == 5)
-    assert len({root.span_id for root in sentry.roots()}) == 5
+    in_thread(serve, lambda: others and others.pop().close())
+    sentry.wait_for(lambda: len(sentry.roots()) == served)
+    assert len({root.span_id for root in sentry.roots()}) == served
+    assert vendored_integration.stats().internal_errors == before
+
+
+def test_span_that_is_made_within_the_lock(init):
+    """Of a transaction that is full just then, and begins its next part: nothing is lost."""
+    sentry = init(_experiments={"max_spans": 10})
+    made = []
+
+    def make():
+        made.append(f"span {len(made)}")
+        start_child(root, made[-1]).finish()
+
+    def spans():
+        for _ in range(300):
+            make()
+
+    def full_app(environ, start_response):
+        nonlocal root
+        root = sentry_sdk.Scope.get_current_scope().transaction
+        return app(environ, start_response)
+
+    root = None
+    exchange = Exchange(SentryWsgiMiddleware(full_app, on_timeout="continue"))
+    in_thread(spans, make)
+    exchange.read()
+    names = [name for sent in sentry.roots() for name in sent.names()]
+    assert sorted(names) == sorted(made)

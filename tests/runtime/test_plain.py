@@ -11,10 +11,11 @@ from wsgiref.util import FileWrapper
 
 import pytest
 import sentry_sdk
+from asgi_server import ASYNC_BODIES
 from django.core.signals import request_finished
 from django.http import HttpResponse, HttpResponseNotModified, StreamingHttpResponse
 from harness import Exchange
-from side_by_side import REQUESTS
+from side_by_side import REQUESTS, WSGI_ONLY
 from views import serve
 
 from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration, stats
@@ -39,13 +40,15 @@ def side():
     """What one of the two integrations has told, in a process of its own."""
     told = {}
 
-    def side(who, lifecycle):
-        if (who, lifecycle) not in told:
+    def side(*arguments):
+        if arguments not in told:
             script = Path(__file__).with_name("side_by_side.py")
-            command = [sys.executable, str(script), who, lifecycle]
-            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)
-            told[who, lifecycle] = json.loads(done.stdout)
-        return told[who, lifecycle]
+            command = [sys.executable, str(script), *arguments]
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+            )
+            told[arguments] = json.loads(done.stdout)
+        return told[arguments]
 
     return side
 
@@ -53,13 +56,22 @@ def side():
 @pytest.mark.parametrize("name", [name for name in REQUESTS if name not in LATE])
 def test_as_with_stock(side, lifecycle, name):
     """Spans, data, events, and what a server sees; when the body is read, and the user."""
-    assert side("ours", lifecycle)[name] == side("stock", lifecycle)[name]
+    ours, stock = (side(who, lifecycle, "wsgi")[name] for who in ("ours", "stock"))
+    assert ours == stock
+
+
+@pytest.mark.skipif(not ASYNC_BODIES, reason="Django is too old")
+@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in WSGI_ONLY])
+def test_as_with_stock_under_asgi(side, lifecycle, name):
+    """The same."""
+    ours, stock = (side(who, lifecycle, "asgi")[name] for who in ("ours", "stock"))
+    assert ours == stock
 
 
 @pytest.mark.parametrize("name", LATE)
 def test_error_after_the_return(side, lifecycle, name):
     """As with stock; but the event is one of its request."""
-    ours, stock = (side(who, lifecycle)[name] for who in ("ours", "stock"))
+    ours, stock = (side(who, lifecycle, "wsgi")[name] for who in ("ours", "stock"))
     assert ours["seen"] == stock["seen"]
     *rest, late = ours["sent"]
     *stock_rest, stock_late = stock["sent"]
@@ -70,9 +82,11 @@ def test_error_after_the_return(side, lifecycle, name):
 
 
 @pytest.mark.parametrize("what", ["sessions", "threads"])
-def test_process_as_with_stock(side, lifecycle, what):
+@pytest.mark.parametrize("interface", ["wsgi", *(["asgi"] if ASYNC_BODIES else [])])
+def test_process_as_with_stock(side, lifecycle, interface, what):
     """Release health; and nothing that waits for streams where there are none."""
-    assert side("ours", lifecycle)[what] == side("stock", lifecycle)[what]
+    ours, stock = (side(who, lifecycle, interface)[what] for who in ("ours", "stock"))
+    assert ours == stock
 
 
 # -- finish_on -----------------------------------------------------------------------------

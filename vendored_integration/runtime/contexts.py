@@ -7,7 +7,7 @@ response, a server that closes from another thread in mid-``next()``. ``Context.
 
 import contextlib
 from contextvars import Context, ContextVar, Token
-from typing import Any, Callable, Dict, FrozenSet
+from typing import Any, Callable, Dict, FrozenSet, Optional
 
 import sentry_sdk.integrations.wsgi
 import sentry_sdk.scope
@@ -15,10 +15,17 @@ import sentry_sdk.scope
 #: A weak reference to what Django's handler has answered the running request with.
 django_response: "ContextVar[Any]" = ContextVar("vendored_integration_django_response")
 
+#: What an event may do for its request's data. ``None``: what it does in stock. ``"query"``: it
+#: leaves an unread body alone. ``"cached"``: it does not look the user up, either.
+request_access: "ContextVar[Optional[str]]" = ContextVar(
+    "vendored_integration_request_access", default=None
+)
+
 #: The SDK's variables and ours: the server's context keeps its own values of them.
 OWN_VARIABLES: "FrozenSet[ContextVar[Any]]" = frozenset(
     (
         django_response,
+        request_access,
         sentry_sdk.scope._isolation_scope,
         sentry_sdk.scope._current_scope,
         sentry_sdk.integrations.wsgi._wsgi_middleware_applied,

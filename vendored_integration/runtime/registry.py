@@ -105,6 +105,7 @@ class Registry:
         :param timeout: seconds from now; ``None``: no deadline.
         :return: the oldest open response, taken out, if there are more than ``limit`` now.
         """
+        workers.start()
         with lock:
             if not self._exit_handler_set:
                 # Not at import: atexit runs the newest first, and this must come before

@@ -12,16 +12,12 @@ is read from the client, and nothing is queried.
 
 import copy
 import functools
-from contextvars import ContextVar
 from typing import Any, Callable, Dict, Optional
 
 import sentry_sdk
 
+from .contexts import request_access
 from .process import internal_error
-
-#: While data are taken: ``"query"``: the user may be looked up; ``"cached"``: not. ``None``:
-#: no data are taken.
-_taking: "ContextVar[Optional[str]]" = ContextVar("vendored_integration_taking", default=None)
 
 
 class RequestData:
@@ -61,16 +57,25 @@ def take_request_data(root: Any) -> None:
 
     :param root: the adapter of its root span, or ``None``.
     """
-    token = _taking.set("query" if root is not None and root.looks_up_user else "cached")
+    scope = sentry_sdk.Scope.get_current_scope()
+    span = scope._span
+    request_access.set("query" if root is not None and root.looks_up_user else "cached")
     try:
-        for scope in (sentry_sdk.Scope.get_current_scope(), sentry_sdk.Scope.get_isolation_scope()):
-            for processor in scope._event_processors:
+        scope._span = None  # as in stock, the query for the user is no span of the request's
+        for holder in (scope, sentry_sdk.Scope.get_isolation_scope()):
+            for processor in holder._event_processors:
                 if isinstance(processor, RequestData):
                     processor.take()
     except Exception:
         internal_error("internal error; an event may lack its request's body and user")
     finally:
-        _taking.reset(token)
+        scope._span = span
+        spare_request()
+
+
+def spare_request() -> None:
+    """From now on, read nothing of the running context's request, and query nothing for it."""
+    request_access.set("cached")
 
 
 def patch_request_data(upstream: Any) -> None:
@@ -98,18 +103,18 @@ def _making_request_data(make: "Callable[..., Any]") -> "Callable[..., Any]":
 
 
 def _spare_unread_body(extractor: Any) -> None:
-    """While data are taken, leave a body alone that the application has not read."""
+    """Once the application has returned, leave a body alone that it has not read."""
     raw_data, parsed_body = extractor.raw_data, extractor.parsed_body
 
     @functools.wraps(raw_data)
     def _raw_data(self: Any) -> Any:
-        if _taking.get() and not _is_read(self.request):
+        if request_access.get() and not _is_read(self.request):
             raise ValueError("the request's body has not been read")  # upstream catches it
         return raw_data(self)
 
     @functools.wraps(parsed_body)
     def _parsed_body(self: Any) -> Any:
-        if _taking.get() and not _is_read(self.request):
+        if request_access.get() and not _is_read(self.request):
             return None
         return parsed_body(self)
 
@@ -130,7 +135,7 @@ def _without_query(set_user_info: "Callable[[Any, Any], None]") -> "Callable[[An
 
     @functools.wraps(set_user_info)
     def _set_user_info(request: Any, event: Any) -> None:
-        if _taking.get() != "cached" or _is_user_known(request):
+        if request_access.get() != "cached" or _is_user_known(request):
             set_user_info(request, event)
 
     return _set_user_info

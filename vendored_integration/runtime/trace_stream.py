@@ -148,7 +148,7 @@ class _GeneratorSpan:
                 self._context = copy_context()
             self._start_time = perf_counter()
             if spans.is_sent_at_its_end(self._span):
-                workers.poll()  # starts the threads; __exit__ may not be able to
+                workers.start()  # __exit__ may not be able to
             self.scope = scope
         except Exception:
             internal_error("internal error; a generator is not traced")

@@ -1,6 +1,6 @@
 """Threads for what nobody else can do: at most 1 timer and 3 workers in a process.
 
-* All are daemons, started by the first use; and again in the child of a fork.
+* All are daemons, started by the first open response; and again in the child of a fork.
 * The timer thread runs no foreign code. What is due goes to the workers, because hooks of
   the user (``before_send_transaction``) may hang: one that does takes a worker away, not
   the deadlines of the others.
@@ -80,13 +80,11 @@ class Workers:
             self._wake.set()
 
     def poll(self) -> None:
-        """Called for each new request: start threads, or stand in for them."""
-        if not self._started:
-            self._start()
+        """Called for each new request: stand in for threads that cannot run."""
         if self.inline:
             self._find_due()
             self._run_jobs()
-        elif self._jobs and not self._idle:
+        elif self._started and self._jobs and not self._idle:
             self._add_worker()
 
     def drain(self, jobs: "List[Job]", timeout: float) -> bool:
@@ -125,7 +123,10 @@ class Workers:
 
     # -- threads ---------------------------------------------------------------
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the threads, if they have not been started: something is going to be due."""
+        if self._started:
+            return
         # Looked up now and not at import: gevent may have replaced them since.
         wake = threading.Event()
         tokens: "queue.SimpleQueue[None]" = queue.SimpleQueue()

@@ -20,7 +20,7 @@ from .open_response import BodyStats, OpenResponse
 from .process import internal_error, is_collecting
 from .registry import workers
 from .reported import reports_errors
-from .request_data import take_request_data
+from .request_data import spare_request, take_request_data
 from .sdk import options_of_integration
 from .wsgi_response import open_scoped_response, scoped_response
 
@@ -153,6 +153,7 @@ class WsgiRequest(RequestContext):
         result = self.run(resume, self._middleware, response, None)
         if result is response and response is not None:
             return response  # a file: stock hands it back as well
+        self.run(spare_request)
         return scoped_response(response, self)
 
     def _open(self, response: Any, body_stats: BodyStats, streaming: bool, options: Any) -> Any:
@@ -256,15 +257,17 @@ class WsgiRequest(RequestContext):
         """The server has dropped the response without closing it. Called by a ``__del__``."""
         if self.opened.has_ended:
             return
-        if self.is_cut_short:
+        is_iterated = bool(self.opened.stats.last_step)
+        if self.is_exhausted or (is_iterated and self._is_complete()):
+            if is_collecting():
+                workers.submit(functools.partial(self._end, "completed"))
+            else:
+                # At once: a Lambda adapter reads a response to its end, drops it and flushes.
+                self._end("completed")
+        elif self.is_cut_short:
             workers.submit(functools.partial(self._end, "cancelled"))
-        elif not self.is_exhausted:
-            workers.submit(self.opened.abandon)
-        elif is_collecting():
-            workers.submit(functools.partial(self._end, "completed"))
         else:
-            # At once: a Lambda adapter reads a response to its end, drops it and flushes.
-            self._end("completed")
+            workers.submit(self.opened.abandon)
 
     def _end(self, outcome: str) -> None:
         try:
