@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Make, check and maintain vendored_integration/_vendor/ and patches/.
 
-Needs `packaging` and `pyflakes`; the SDK's wheels come through pip and are kept in
-.cache/wheels (VENDOR_CACHE names another directory). RELEASE is an exact release
-of sentry-sdk. CONTRIBUTING.md shows which command comes when.
+Needs `packaging`; `check` and `port` need `pyflakes`, `wheels` needs `build`. The SDK's
+wheels come through pip and are kept in .cache/wheels (VENDOR_CACHE names another
+directory). RELEASE is an exact release of sentry-sdk. CONTRIBUTING.md shows which
+command comes when.
 
 Exit status: 0 all right, 1 there is something to mend (`check` has found a difference,
 `port` refuses a release, `wheels` has failed for one), 2 an error, 3 damaged input.

@@ -99,11 +99,11 @@ def committed(locks: Iterable[Lock]) -> dict[str, Port]:
 def arrange(ports: Mapping[str, Port]) -> dict[str, dict[str, bytes]]:
     """The directories, and the files in them, that these ports make.
 
-    Releases that follow each other and have the same files share a directory.
+    Releases that follow each other and have the same files, before and after, share one.
     """
     groups: list[list[Port]] = []
     for _, port in sorted(ports.items(), key=lambda item: Version(item[0])):
-        if groups and groups[-1][0].lock.upstream == port.lock.upstream:
+        if groups and groups[-1][0].lock.files == port.lock.files:
             groups[-1].append(port)
         else:
             groups.append([port])
