@@ -22,11 +22,8 @@ not hold), 2 an error.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
@@ -44,10 +41,20 @@ from upstream.compare import (
     read,
     take_passes,
 )
+from upstream.environment import (
+    CACHE,
+    ROOT,
+    Refused,
+    clean_environ,
+    install,
+    last_lines,
+    make_environment,
+    say,
+    short,
+    unpack,
+)
 from upstream.explained import EXPLAINED
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / ".cache" / "upstream"
 PLUGINS = ROOT / "scripts" / "upstream" / "plugins"
 PATHS = ("tests/integrations/django", "tests/integrations/wsgi")
 
@@ -89,11 +96,6 @@ RETURN = (*SWAP, "finish_on_return")
 ATTEMPTS = 3
 
 TEST_TIMEOUT = 120  # seconds
-SHOWN_LINES = 25  # of a failed command's output
-
-
-class Refused(Exception):
-    """The message says what, what was expected, what was found, and the next command."""
 
 
 class Environment(NamedTuple):
@@ -116,7 +118,7 @@ def main(argv: "Sequence[str]") -> int:
     for release in args.releases:
         # An error with one release does not stop the others.
         try:
-            if not judge(release, make_environment(args.django)):
+            if not judge(release, prepare(args.django)):
                 status = max(status, 1)
         except Refused as error:
             print(f"error: {error}", file=sys.stderr)
@@ -126,8 +128,8 @@ def main(argv: "Sequence[str]") -> int:
 
 def judge(release: str, environment: Environment) -> bool:
     """Run the tests of one release and print the difference; true if it is all explained."""
-    source = unpack(release, environment)
-    install(release, environment)
+    source = unpack_tests(release, environment)
+    install(release, environment.python)
     reasons = claimed(release, EXPLAINED)
     runs = Runs(release, environment, source)
     stock = runs.attempts("stock", CLOSE, PATHS)
@@ -145,84 +147,27 @@ def judge(release: str, environment: Environment) -> bool:
 # -- getting ready ---------------------------------------------------------------------
 
 
-def make_environment(django: str) -> Environment:
+def prepare(django: str) -> Environment:
     """Return the environment for this Python and a Django, made if it is not there."""
-    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-django{django}"
-    directory = CACHE / name
-    python = directory / ("Scripts" if os.name == "nt" else "bin") / "python"
     requirements = [f"Django=={django}.*", *REQUIREMENTS]
     if POSTGRES_VARIABLE in os.environ:
         requirements.append("psycopg2-binary")
-    # Written last, and compared: what is half made or out of date is made anew.
-    ready = directory / "requirements.txt"
-    text = "\n".join(requirements) + "\n"
-    if not ready.is_file() or ready.read_text() != text:
-        say(f"making {_short(directory)}")
-        shutil.rmtree(str(directory), ignore_errors=True)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        call([sys.executable, "-m", "venv", str(directory)], "could not make an environment")
-        call([*pip(python, "install"), *requirements], "could not install what the tests need")
-        ready.write_text(text)
-    return Environment(python, django)
+    return Environment(make_environment(f"django{django}", requirements), django)
 
 
-def unpack(release: str, environment: Environment) -> Path:
+def unpack_tests(release: str, environment: Environment) -> Path:
     """Return the directory with the release's tests, downloaded if it is not there."""
-    target = CACHE / f"sentry-sdk-{release}"
-    if not target.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=str(CACHE)) as scratch:
-            say(f"downloading the source distribution of sentry-sdk {release}")
-            command = [*pip(environment.python, "download"), "--no-deps"]
-            command += ["--no-binary=sentry-sdk", f"--dest={scratch}", f"sentry-sdk=={release}"]
-            call(command, f"sentry-sdk {release}: could not download the source distribution")
-            (archive,) = Path(scratch).glob("*.tar.gz")
-            extract_tests(archive, Path(scratch, "out"))
-            # Now, so that a broken-off run leaves no half directory.
-            Path(scratch, "out").replace(target)
+    target = unpack("sentry-sdk", release, environment.python)
     missing = [path for path in PATHS if not (target / path).is_dir()]
     if missing:
         raise Refused(
             f"sentry-sdk {release}: its source distribution carries no such tests, so there "
             "is nothing to judge by\n"
             f"  expected: {', '.join(PATHS)}\n"
-            f"  found: {_short(target)} without {', '.join(missing)}\n"
+            f"  found: {short(target)} without {', '.join(missing)}\n"
             "  next: leave this release out"
         )
     return target
-
-
-def extract_tests(archive: Path, target: Path) -> None:
-    """Extract tests/ and pyproject.toml: no sources, which would hide the installed SDK."""
-    target.mkdir()
-    with tarfile.open(str(archive)) as tar:
-        for member in tar:
-            _, *parts = member.name.split("/")
-            wanted = parts[:1] == ["tests"] or parts == ["pyproject.toml"]
-            content = tar.extractfile(member) if wanted and member.isfile() else None
-            if content is None or ".." in parts:
-                continue
-            path = target.joinpath(*parts)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.read())
-
-
-def install(release: str, environment: Environment) -> None:
-    """Install the release, and the wheel that this checkout makes for it."""
-    say(f"installing sentry-sdk {release} and the wheel built for it")
-    call(
-        [*pip(environment.python, "install"), "--force-reinstall", "--no-deps", str(ROOT)],
-        f"could not build or install the wheel for sentry-sdk {release}",
-        SENTRY_SDK_VERSION=release,
-    )
-    call(
-        [*pip(environment.python, "install"), f"sentry-sdk=={release}"],
-        f"could not install sentry-sdk {release}",
-    )
-
-
-def pip(python: Path, command: str) -> "List[str]":
-    return [str(python), "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
 
 
 # -- running the tests -----------------------------------------------------------------
@@ -282,9 +227,9 @@ class Runs:
         if status not in (0, 1, 2) or not results:
             raise Refused(
                 f"sentry-sdk {self._release}: pytest could not run the tests ({name})\n"
-                f"  expected: its exit status 0 or 1, and results in {_short(log)}\n"
-                f"  found: {status}, {len(results)} results\n{_last_lines(output.read_text())}\n"
-                f"  next: read {_short(output)}"
+                f"  expected: its exit status 0 or 1, and results in {short(log)}\n"
+                f"  found: {status}, {len(results)} results\n{last_lines(output.read_text())}\n"
+                f"  next: read {short(output)}"
             )
         return results
 
@@ -298,13 +243,13 @@ class Runs:
 
 
 def test_environ() -> "Dict[str, str]":
-    """The environment variables for the tests: of the user's own settings, none."""
-    prefixes = ("SENTRY_", "PYTEST_", "DJANGO_", "PYTHON")
-    environ = {
-        name: value
+    """The environment variables for the tests."""
+    environ = clean_environ()
+    environ.update(
+        (name, value)
         for name, value in os.environ.items()
-        if not name.startswith(prefixes) or name.startswith("SENTRY_PYTHON_TEST_")
-    }
+        if name.startswith("SENTRY_PYTHON_TEST_")
+    )
     # Upstream's tests run in a git checkout, whose commit is the release; without a
     # release there are no sessions.
     environ["SENTRY_RELEASE"] = "upstream-tests"
@@ -358,35 +303,6 @@ def summary(verdict: Verdict, contradicted: "List[Tuple[str, str]]") -> str:
     if wrong:
         text += f", {wrong} explanations that do not hold (scripts/upstream/explained.py)"
     return text
-
-
-def say(text: str) -> None:
-    print(f"{text} ...", flush=True)
-
-
-def call(command: "Sequence[str]", problem: str, **environ: str) -> None:
-    """Run a command; show what it says only if it fails."""
-    result = subprocess.run(
-        command,
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-    )
-    if result.returncode != 0:
-        variables = "".join(f"{name}={value} " for name, value in environ.items())
-        raise Refused(
-            f"{problem}\n{_last_lines(result.stdout)}\n  next: {variables}{' '.join(command)}"
-        )
-
-
-def _last_lines(text: str) -> str:
-    return "\n".join(f"  | {line}" for line in text.splitlines()[-SHOWN_LINES:])
-
-
-def _short(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
 
 
 def _arguments(argv: "Sequence[str]") -> argparse.Namespace:

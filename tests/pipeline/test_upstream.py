@@ -167,7 +167,9 @@ def judged(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Dict[str, Any]:
         return dict(runs[name])
 
     monkeypatch.setattr(tool.Runs, "run", run)
-    for name in ("make_environment", "unpack", "install"):
+    environment = tool.Environment(Path(sys.executable), "5.2")
+    monkeypatch.setattr(tool, "prepare", lambda django: environment)
+    for name in ("unpack_tests", "install"):
         monkeypatch.setattr(tool, name, lambda *args: None)
     compare = importlib.import_module("upstream.compare")
     explanation = compare.Explanation("says so", "2.1.0", "", ("a.py::t",))
@@ -258,7 +260,7 @@ def test_error_with_one_release_does_not_stop_the_others(
         if release == "2.0.0":
             raise tool.Refused("no tests in it")
 
-    monkeypatch.setattr(tool, "unpack", unpack)
+    monkeypatch.setattr(tool, "unpack_tests", unpack)
     judged["stock"] = judged["ours"] = {"other": upstream.Result("passed")}
     assert tool.main(["2.0.0", "2.0.1"]) == 2
     captured = capsys.readouterr()
@@ -285,8 +287,9 @@ def test_source_distribution(
     with_tests: bool,
 ) -> None:
     """The tests are taken out of it, never the sources; without tests it is refused."""
-    monkeypatch.setattr(tool, "ROOT", tmp_path)
-    monkeypatch.setattr(tool, "CACHE", tmp_path / "cache")
+    getting_ready = importlib.import_module("upstream.environment")
+    monkeypatch.setattr(getting_ready, "ROOT", tmp_path)
+    monkeypatch.setattr(getting_ready, "CACHE", tmp_path / "cache")
 
     def download(command: List[str], problem: str) -> None:
         (target,) = [one[7:] for one in command if one.startswith("--dest=")]
@@ -297,13 +300,13 @@ def test_source_distribution(
             for name in names:
                 tar.addfile(tarfile.TarInfo(f"sdk-1/{name}"), io.BytesIO())
 
-    monkeypatch.setattr(tool, "call", download)
+    monkeypatch.setattr(getting_ready, "call", download)
     environment = tool.Environment(Path(sys.executable), "5.2")
     if not with_tests:
         with pytest.raises(tool.Refused, match="carries no such tests"):
-            tool.unpack("2.1.0", environment)
+            tool.unpack_tests("2.1.0", environment)
         return
-    source = tool.unpack("2.1.0", environment)
+    source = tool.unpack_tests("2.1.0", environment)
     files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.*"))
     assert files == [
         "pyproject.toml",
