@@ -7,15 +7,13 @@
 The tests are tests/integrations/django and tests/integrations/wsgi out of the release's
 source distribution, which pip downloads; those of the newer releases carry them. In the
 second run our modules stand in the place of sentry_sdk.integrations.django and .wsgi
-(scripts/upstream/plugins). What passes for stock must pass for ours, save what
-scripts/upstream/explained.py lists, with a reason each.
+(scripts/upstream/plugins). What passes for stock must pass for ours.
 
 All that is needed goes to .cache/upstream, in a virtual environment for each version of
 Python and Django. For the tests that use PostgreSQL, set SENTRY_PYTHON_TEST_POSTGRES_HOST
 and its fellows (_PORT, _USER, _PASSWORD, _NAME); without it they are skipped.
 
-Exit status: 0 no unexplained difference, 1 there is one (or an explanation that does
-not hold), 2 an error.
+Exit status: 0 no regression, 1 there is one, 2 an error.
 """
 
 # Only the standard library here: this has to run on a machine that has only Python.
@@ -25,7 +23,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence
 
 import supported
 from upstream.compare import (
@@ -34,7 +32,6 @@ from upstream.compare import (
     SKIPPED,
     Results,
     Verdict,
-    claimed,
     compare,
     count,
     failing,
@@ -53,7 +50,6 @@ from upstream.environment import (
     short,
     unpack,
 )
-from upstream.explained import EXPLAINED
 
 PLUGINS = ROOT / "scripts" / "upstream" / "plugins"
 PATHS = ("tests/integrations/django", "tests/integrations/wsgi")
@@ -86,10 +82,9 @@ REQUIREMENTS = (
 )
 POSTGRES_VARIABLE = "SENTRY_PYTHON_TEST_POSTGRES_HOST"
 
-# Close the responses in every run; the second is the swap, the third the cross-check.
+# Close the responses, as a WSGI server does, in both runs; then swap.
 CLOSE = ("close_responses",)
 SWAP = (*CLOSE, "swap_integration")
-RETURN = (*SWAP, "finish_on_return")
 
 # Some of upstream's tests fail now and then, for stock too (they read spans in the
 # order in which another thread sends them); so the files with failures run again.
@@ -127,21 +122,15 @@ def main(argv: "Sequence[str]") -> int:
 
 
 def judge(release: str, environment: Environment) -> bool:
-    """Run the tests of one release and print the difference; true if it is all explained."""
+    """Run the tests of one release and print the difference; true if ours is not worse."""
     source = unpack_tests(release, environment)
     install(release, environment.python)
-    reasons = claimed(release, EXPLAINED)
     runs = Runs(release, environment, source)
-    stock = runs.attempts("stock", CLOSE, PATHS)
-    ours = runs.attempts("ours", SWAP, PATHS, expected=reasons)
-    verdict = compare(stock.results, ours.results, reasons)
-    contradicted: List[Tuple[str, str]] = []
-    if verdict.explained:
-        tests = [test for test, _ in verdict.explained]
-        crosscheck = runs.attempts("return", RETURN, tests).results
-        contradicted = [(test, crosscheck[test].error) for test in failing(crosscheck)]
-    print(report(release, stock, ours, verdict, reasons, contradicted))
-    return not (verdict.unexplained or verdict.idle or contradicted)
+    stock = runs.attempts("stock", CLOSE)
+    ours = runs.attempts("ours", SWAP)
+    verdict = compare(stock.results, ours.results)
+    print(report(release, stock, ours, verdict))
+    return not verdict.worse
 
 
 # -- getting ready ---------------------------------------------------------------------
@@ -181,24 +170,15 @@ class Runs:
         self._environment = environment
         self._source = source
 
-    def attempts(
-        self,
-        name: str,
-        plugins: "Iterable[str]",
-        tests: "Sequence[str]",
-        expected: "Iterable[str]" = (),
-    ) -> Run:
-        """Run some tests; and once more, twice at most, what fails and is not expected to.
+    def attempts(self, name: str, plugins: "Iterable[str]") -> Run:
+        """Run all tests; and the files with failures once more, twice at most.
 
-        Of whole directories, the whole files with failures: what fails may have been
-        brought about by the test before it.
+        The whole files: what fails may have been brought about by the test before it.
         """
-        results = self.run(name, plugins, tests)
+        results = self.run(name, plugins, PATHS)
         unsteady: List[str] = []
         for _ in range(ATTEMPTS - 1):
-            again = [test for test in failing(results) if test not in expected]
-            if tests is PATHS:
-                again = sorted({test.partition("::")[0] for test in again})
+            again = sorted({test.partition("::")[0] for test in failing(results)})
             if not again:
                 break
             unsteady += take_passes(results, self.run(f"{name}-again", plugins, again))
@@ -261,28 +241,14 @@ def test_environ() -> "Dict[str, str]":
 # -- telling ---------------------------------------------------------------------------
 
 
-def report(
-    release: str,
-    stock: Run,
-    ours: Run,
-    verdict: Verdict,
-    reasons: "Dict[str, str]",
-    contradicted: "List[Tuple[str, str]]",
-) -> str:
+def report(release: str, stock: Run, ours: Run, verdict: Verdict) -> str:
     """All that is to be known of one release, as text."""
     lines = ["", f"sentry-sdk {release}", f"  {'':8}{'passed':>8}{'failed':>8}{'skipped':>8}"]
     for name, one in (("stock", stock), ("ours", ours)):
         counts = [count(one.results, outcome) for outcome in (PASSED, FAILED, SKIPPED)]
         lines.append(f"  {name:8}" + "".join(f"{number:8}" for number in counts))
-    for reason in dict.fromkeys(reasons[test] for test, _ in verdict.explained):
-        lines += ["", f"  explained: it {reason}"]
-        for test, error in verdict.explained:
-            if reasons[test] == reason:
-                lines += [f"    {test}", f"      {error}"]
     sections = (
-        ("UNEXPLAINED, passes for stock and not for ours", verdict.unexplained),
-        ('EXPLAINED WRONGLY, fails with finish_on="return" too', contradicted),
-        ("EXPLAINED IN VAIN, no such difference", verdict.idle),
+        ("REGRESSION, passes for stock and not for ours", verdict.worse),
         ("passes for ours and not for stock", verdict.gained),
         ("fails for both", verdict.undecided),
         ("passes not always, for stock", [(test, "") for test in stock.unsteady]),
@@ -292,17 +258,9 @@ def report(
         lines += ["", f"  {title}:"] if entries else []
         for test, text in entries:
             lines += [f"    {test}", *([f"      {text}"] if text else [])]
-    lines += ["", f"  {summary(verdict, contradicted)}"]
+    plural = "" if len(verdict.worse) == 1 else "s"
+    lines += ["", f"  {len(verdict.worse)} regression{plural}"]
     return "\n".join(lines)
-
-
-def summary(verdict: Verdict, contradicted: "List[Tuple[str, str]]") -> str:
-    """One line: the numbers that decide."""
-    text = f"{len(verdict.explained)} explained, {len(verdict.unexplained)} unexplained"
-    wrong = len(verdict.idle) + len(contradicted)
-    if wrong:
-        text += f", {wrong} explanations that do not hold (scripts/upstream/explained.py)"
-    return text
 
 
 def _arguments(argv: "Sequence[str]") -> argparse.Namespace:

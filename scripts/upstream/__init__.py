@@ -1,6 +1,5 @@
-"""The parts of scripts/upstream_tests.py; plugins/ is for pytest alone.
+"""The parts of scripts/upstream_tests.py and scripts/django_tests.py.
 
-:mod:`.compare` reads pytest's results and finds the difference; :mod:`.explained` is
-the list of differences that this project makes on purpose; :mod:`.environment` gets
-ready what the tests need.
+:mod:`.environment` gets ready what the tests need, :mod:`.compare` finds the difference.
+plugins/ is for the SDK's tests alone, under pytest; django_suite/ for Django's.
 """

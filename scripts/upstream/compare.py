@@ -1,14 +1,12 @@
-"""What pytest found, for stock and for ours, and where the two differ.
+"""How each test ended in two runs, and where the second is worse.
 
-The results come from pytest-reportlog: one JSON object a line, two or three lines a
-test (setup, call, teardown).
+:func:`read` takes what pytest-reportlog wrote: one JSON object a line, two or three lines
+a test (setup, call, teardown).
 """
 
 import json
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
-
-from supported import numbers
+from typing import Dict, List, NamedTuple, Tuple
 
 PASSED, SKIPPED, FAILED = "passed", "skipped", "failed"
 
@@ -23,39 +21,14 @@ class Result(NamedTuple):
 Results = Dict[str, Result]
 
 
-class Explanation(NamedTuple):
-    """Tests that pass for stock and are to fail for ours.
-
-    ``first`` and ``last`` are releases, both included; ``last`` is ``""`` as long as
-    the newest one is concerned. ``tests`` are pytest's node ids below
-    tests/integrations/.
-    """
-
-    reason: str
-    first: str
-    last: str
-    tests: Tuple[str, ...]
-
-    def claims(self, release: str) -> bool:
-        """Whether it is about this release."""
-        wanted = numbers(release)
-        if wanted < numbers(self.first):
-            return False
-        return not self.last or wanted <= numbers(self.last)
-
-
 class Verdict(NamedTuple):
-    """The difference between two runs; all tuples are of (test, text)."""
+    """The difference between two runs; all lists are of (test, error)."""
 
-    #: Fail for ours only and nothing says why, with the error.
-    unexplained: "List[Tuple[str, str]]"
-    #: Fail for ours only, as the list says, with the error.
-    explained: "List[Tuple[str, str]]"
-    #: In the list, but no such difference occurs, with what occurs instead.
-    idle: "List[Tuple[str, str]]"
-    #: Fail for stock and pass for ours, with stock's error.
+    #: Worse in the second run: failed, or passed in the first only.
+    worse: "List[Tuple[str, str]]"
+    #: Failed in the first run and passed in the second.
     gained: "List[Tuple[str, str]]"
-    #: Fail for both, so that nothing is judged, with stock's error.
+    #: Not passed in either, so that nothing is judged.
     undecided: "List[Tuple[str, str]]"
 
 
@@ -108,39 +81,19 @@ def take_passes(results: Results, again: Results) -> "List[str]":
     return mended
 
 
-def claimed(release: str, explanations: "Sequence[Explanation]") -> "Dict[str, str]":
-    """The tests that are to fail for ours at a release, with the reason."""
-    return {
-        f"tests/integrations/{test}": explanation.reason
-        for explanation in explanations
-        if explanation.claims(release)
-        for test in explanation.tests
-    }
-
-
-def compare(stock: Results, ours: Results, expected: "Iterable[str]") -> Verdict:
-    """Find where ours differs from stock, and whether it was ``expected`` to."""
-    verdict = Verdict([], [], [], [], [])
+def compare(first: Results, second: Results) -> Verdict:
+    """Find where two runs of the same tests differ."""
+    verdict = Verdict([], [], [])
     missing = Result("missing", "the test was not run")
-    expected = set(expected)
-    for test in dict.fromkeys([*stock, *ours]):
-        here, there = stock.get(test, missing), ours.get(test, missing)
+    for test in dict.fromkeys([*first, *second]):
+        here, there = first.get(test, missing), second.get(test, missing)
         if here.outcome == FAILED and there.outcome != PASSED:
             verdict.undecided.append((test, here.error))
         elif here.outcome == FAILED:
             verdict.gained.append((test, here.error))
         elif here.outcome == there.outcome:
             continue
-        elif test in expected and there.outcome == FAILED:
-            verdict.explained.append((test, there.error))
         elif here.outcome == PASSED or there.outcome == FAILED:
             # Not run or skipped is not passed, either.
-            verdict.unexplained.append((test, there.error or there.outcome))
-    found = {test for test, _ in verdict.explained}
-    for test in sorted(expected - found):
-        here, there = stock.get(test, missing), ours.get(test, missing)
-        # Skipped: it needs PostgreSQL, or another Django. Failed: listed as undecided.
-        if here.outcome == FAILED or here.outcome == there.outcome == SKIPPED:
-            continue
-        verdict.idle.append((test, f"stock: {here.outcome}, ours: {there.outcome}"))
+            verdict.worse.append((test, there.error or there.outcome))
     return verdict
