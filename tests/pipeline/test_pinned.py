@@ -26,8 +26,8 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 UV = str(SCRIPTS / "uv")
 POETRY = str(SCRIPTS / "poetry")
-# The package's own upper limit; poetry wants the project to have it too.
-PYTHONS = f">={sys.version_info[0]}.{sys.version_info[1]},<3.14"
+# poetry looks for releases that are for each of them.
+PYTHONS = f">={sys.version_info[0]}.{sys.version_info[1]}"
 
 # The team's SDK -> the build that it must get.
 RELEASES = {"2.29.1": "2.29.1.1", "2.75.0": "2.75.0.1"}
@@ -230,13 +230,3 @@ def test_poetry_from_a_file(dist: Path, index: str, tmp_path: Path) -> None:
     wheel = str(dist / "vendored_integration-2.29.1.1-py3-none-any.whl")
     run(tmp_path, POETRY, "add", wheel)
     check(tmp_path, "2.29.1", "2.29.1.1")
-
-    # Why the README says what requires-python must be.
-    run(tmp_path, POETRY, "remove", "vendored-integration")
-    pyproject = tmp_path / "pyproject.toml"
-    text = pyproject.read_text()
-    assert ",<3.14" in text
-    pyproject.write_text(text.replace(",<3.14", ""))
-    output = run(tmp_path, POETRY, "add", wheel, status=1)
-    assert "requires Python" in output
-    assert "<3.14" in output
