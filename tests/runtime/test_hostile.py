@@ -498,8 +498,6 @@ def marked(monkeypatch):
 
 # What a body raises while it is collected, Python only prints.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-# The SDK's thread that sends spans draws random numbers while hypothesis draws a plan.
-@pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
 @pytest.mark.parametrize("kind", PLANS)
 def test_hostile(init, lifecycle, bare, marked, kind):
     """The same is seen with and without us; one transaction, and nothing of another request."""

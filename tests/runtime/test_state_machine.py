@@ -315,11 +315,7 @@ class ResponseMachine(RuleBasedStateMachine):
             assert_accepted(event)
 
 
-# What is dropped is sent by another thread, and the SDK draws random numbers for it while
-# hypothesis draws a step.
-TestResponse = pytest.mark.filterwarnings(
-    "ignore:Do not use the .random. module inside strategies"
-)(ResponseMachine.TestCase)
+TestResponse = ResponseMachine.TestCase
 # How many examples is the profile's: 100, unless one is chosen.
 TestResponse.settings = settings(
     stateful_step_count=12,
