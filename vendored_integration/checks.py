@@ -91,6 +91,12 @@ CATALOGUE = {
         "call it in the settings; if the module that your server loads does: "
         "python -m vendored_integration mysite.wsgi",
     ),
+    "W007": (
+        "Django's application is mounted in a {framework} application, around which the SDK puts "
+        "its own middleware: nothing tells how Django's streaming responses end",
+        "serve SentryMiddleware(...) around the whole, with "
+        '"from vendored_integration.asgi import SentryMiddleware"',
+    ),
     "I001": (
         "tracing is off: errors are sent, transactions are not",
         "the sentry_sdk.init() needs traces_sample_rate=1.0, or a traces_sampler",
@@ -351,3 +357,21 @@ def _stock_around(name: str, application: Any) -> Iterator[Finding]:
                 kind = stock.rpartition(".")[2]
                 yield make("W005", name, middleware=kind, effect=effect, ours=better)
                 return
+        # The SDK's StarletteIntegration, which enables itself, wraps these when they are called.
+        if isinstance(layer, imported("starlette.applications.Starlette")):
+            active = client()
+            if active and active.get_integration("starlette") and _mounts_django(layer):
+                yield make("W007", name, framework=type(layer).__name__)
+            return
+
+
+def _mounts_django(application: Any) -> bool:
+    """Whether a route of a Starlette application leads to Django's ASGI handler."""
+    handler = imported("django.core.handlers.asgi.ASGIHandler")
+    for layer in layers(application):
+        if isinstance(layer, handler):
+            return True
+        routes = getattr(layer, "routes", None)
+        if isinstance(routes, list) and any(map(_mounts_django, routes)):
+            return True
+    return False

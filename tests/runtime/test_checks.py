@@ -433,6 +433,59 @@ def test_ours_around_the_application(project, interface, ours):
     assert found["process"]["interface"] == interface
 
 
+WITH_STARLETTE = (
+    f"{OURS}from sentry_sdk.integrations.starlette import StarletteIntegration\n"
+    "sentry_sdk.init(**OPTIONS, integrations=[DjangoIntegration(), StarletteIntegration()])\n"
+)
+MOUNTED = {
+    "Starlette": (
+        "from starlette.applications import Starlette\n"
+        "from starlette.routing import Mount\n"
+        "inner = Starlette(routes=[Mount('/', app=django)])\n"
+        "app = Starlette(routes=[Mount('/inner', app=inner)])\n"
+    ),
+    "FastAPI": "from fastapi import FastAPI\napp = FastAPI()\napp.mount('/shop', django)\n",
+}
+
+
+@pytest.mark.parametrize("framework", MOUNTED)
+def test_django_is_mounted(project, framework):
+    """The SDK's Starlette integration is around Django's application, too."""
+    pytest.importorskip(framework.lower())
+    project.settings("ASGI_APPLICATION = 'mysite.asgi.app'\n" + WITH_STARLETTE)
+    ours = "from vendored_integration.asgi import SentryMiddleware\n"
+    project.application(
+        "asgi",
+        f"django = get_asgi_application()\n{MOUNTED[framework]}"
+        f"{ours}application = SentryMiddleware(app)\n",
+    )
+    found = project.findings("mysite.asgi:app")
+    assert list(found) == ["W007"]
+    assert found["W007"]["where"] == "mysite.asgi:app"
+    assert framework in found["W007"]["message"]
+    # The settings' application, in a process where it has been imported.
+    code = (
+        "import mysite.asgi; from vendored_integration import checks; "
+        "print([finding.id[-4:] for finding in checks.findings()])"
+    )
+    assert project.run("-c", code).stdout == "['W007']\n"
+    assert project.findings("mysite.asgi:application") == {}
+    # Without the SDK's integration nothing is around it.
+    project.settings(GOOD)
+    assert project.findings("mysite.asgi:app") == {}
+
+
+def test_nothing_of_django_is_mounted(project):
+    """Starlette's own routes are Starlette's: whether somebody wants more is not known."""
+    pytest.importorskip("starlette")
+    project.settings(WITH_STARLETTE)
+    beside = (
+        "get_asgi_application()\nfrom starlette.responses import Response\ndjango = Response()\n"
+    )
+    project.application("asgi", beside + MOUNTED["Starlette"])
+    assert project.findings("mysite.asgi:app") == {}
+
+
 # -- what is said, and what happens then ------------------------------------------------
 
 
