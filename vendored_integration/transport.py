@@ -142,7 +142,7 @@ class BoundedTransport(HttpTransport):
     def _begin(self) -> None:
         size = self.queue_size or self.options["transport_queue_size"]
         self._worker = BackgroundWorker(queue_size=size)
-        self._losses = _Losses(self.options)
+        self._losses = _Losses()
         self._pause = FIRST_PAUSE
         self._end_of_pause = threading.Event()
         # One entry for each flush that is going on. append and pop are atomic.
@@ -179,7 +179,8 @@ class BoundedTransport(HttpTransport):
     def _send_envelope(self, envelope: "Envelope") -> None:
         try:
             with unrecorded(self.options):
-                reason = self._count_loss(super()._send_envelope, envelope)
+                if self._count_loss(super()._send_envelope, envelope) is None:
+                    self._losses.end("Sentry takes data again", QUIET)
         except Exception:
             self._end_of_pause.clear()
             if not self._flushes:
@@ -187,8 +188,6 @@ class BoundedTransport(HttpTransport):
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             raise
         self._pause = FIRST_PAUSE
-        if reason is None:
-            self._losses.end("Sentry takes data again", QUIET)
 
     def _count_loss(
         self, step: "Callable[[Envelope], None]", envelope: "Envelope"
@@ -246,8 +245,7 @@ class BoundedTransport(HttpTransport):
 class _Losses:
     """Counts what is dropped, and logs when that begins and when it has ended. Thread-safe."""
 
-    def __init__(self, options: "Dict[str, Any]") -> None:
-        self._options = options
+    def __init__(self) -> None:
         # Reentrant, since a garbage collection in here may drop something, too. Nothing is
         # logged while it is held: a log handler may wait for another thread that drops.
         self._lock = threading.RLock()
@@ -264,7 +262,7 @@ class _Losses:
             self.total[reason] += 1
             self._outage[reason] += 1
         if begins:
-            self._log(
+            logger.warning(
                 "data for Sentry are being dropped (%s); nothing more is said until that ends",
                 reason,
             )
@@ -276,13 +274,13 @@ class _Losses:
                 return
             dropped, self._outage = self._outage, Counter()
             seconds = self._last - self._first
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
-        number = sum(dropped.values())
-        self._log("%s; %d envelopes were dropped in %.0f s (%s)", what, number, seconds, reasons)
-
-    def _log(self, message: str, *args: object) -> None:
-        with unrecorded(self._options):  # whatever log handler gets it
-            logger.warning(message, *args)
+        logger.warning(
+            "%s; %d envelopes were dropped in %.0f s (%s)",
+            what,
+            sum(dropped.values()),
+            seconds,
+            ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())),
+        )
 
 
 _transports: "WeakSet[BoundedTransport]" = WeakSet()

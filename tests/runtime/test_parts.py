@@ -14,6 +14,7 @@ from collections import Counter
 
 import pytest
 import sentry_sdk
+from asgi_server import read
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from harness import HAS_STREAM_LIFECYCLE, Exchange, start_child, start_span
@@ -21,10 +22,10 @@ from sentry_sdk.profiler import teardown_profiler
 from sentry_sdk.tracing import Span, _SpanRecorder
 from views import serve
 
+import vendored_integration
 from traces import traces
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware
-from vendored_integration.runtime.static_spans import StaticRoot
 from vendored_integration.runtime.registry import registry
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
@@ -36,16 +37,18 @@ COUNTS_DROPS = hasattr(_SpanRecorder(1), "dropped_spans")  # since 2.21
 class Stream:
     """An open stream, whose body does what it is told, a chunk a time."""
 
-    def __init__(self, path="/", **options):
+    def __init__(self, path="/", environ={}, in_view=lambda: None, **options):
         self._todo = self._result = None
+        self._in_view = in_view
         options = {"on_timeout": "continue", "response_timeout": 3600, **options}
-        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path)
+        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path, **environ)
         self._steps = iter(self.exchange.response)
-        self._record = next(reversed(registry.open))
+        self._opened = next(reversed(registry.open))
 
     def _app(self, environ, start_response):
         start_response("200 OK", [])
         sentry_sdk.Scope.get_current_scope().set_transaction_name("stream")
+        self._in_view()
 
         def body():
             while self._todo is not None:
@@ -79,7 +82,7 @@ class Stream:
 
     def deadline(self):
         """What a worker does when the deadline has passed."""
-        thread = threading.Thread(target=self._record.expire)
+        thread = threading.Thread(target=self._opened.expire)
         thread.start()
         thread.join(10)
         assert not thread.is_alive()
@@ -186,25 +189,38 @@ def test_span_limit(init):
     assert [part.data["http.response.stream.chunks"] for part in found] == [0, 0, 6, 11]
 
 
-def test_no_part_without_need(init):
-    """A stream that ends in time, with few spans, is one transaction as ever: no part number."""
+@pytest.mark.parametrize(("on_timeout", "spans"), [("continue", LIMIT), ("finish", 25)])
+def test_no_parts(init, on_timeout, spans):
+    """Without need, and by default: one transaction as ever, with no part number."""
     sentry = init(_experiments=FULL)
-    stream = Stream()
-    stream.span(*numbered(LIMIT))
+    stream = Stream(on_timeout=on_timeout)
+    stream.span(*numbered(spans))
     stream.finish()
     (part,) = parts_of(sentry)
     assert "http.response.stream.part" not in part.data
     assert names([part]) == numbered(LIMIT)
 
 
-def test_finish_ends_at_the_limit(init):
-    """The default: the SDK's limit of spans is what it is."""
-    sentry = init(_experiments=FULL)
-    stream = Stream(on_timeout="finish")
-    stream.span(*numbered(25))
-    stream.finish()
-    (part,) = parts_of(sentry)
-    assert names([part]) == numbered(LIMIT)
+@pytest.mark.parametrize("finish_on", ["return", "close"])
+def test_plain_response(init, finish_on):
+    """One that does not stream is one transaction, however many its spans, and however late."""
+    sentry = init(
+        integration=DjangoIntegration(
+            on_timeout="continue", finish_on=finish_on, response_timeout=0.1
+        ),
+        _experiments=FULL,
+    )
+
+    def view(request):
+        for name in numbered(2 * LIMIT):
+            with start_span(name):
+                pass
+        return HttpResponse(b"plain")
+
+    exchange = Exchange(serve(view))
+    assert "http.response.stream.part" not in sentry.root().data
+    assert exchange.read() == b"plain"
+    assert len(sentry.transactions()) == 1
 
 
 def test_drops_before_the_stream_are_told(init):
@@ -223,20 +239,6 @@ def test_drops_before_the_stream_are_told(init):
     Exchange(SentryWsgiMiddleware(app, on_timeout="continue")).read()
     (event,) = sentry.transactions()
     assert event["_meta"]["spans"][""]["len"] == LIMIT + 3
-
-
-def test_plain_response_is_finished_at_the_deadline(init):
-    """Only streams go on; anything else that is not closed ends once, as with "finish"."""
-    sentry = init()
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return [b"plain"]
-
-    exchange = Exchange(SentryWsgiMiddleware(app, response_timeout=0.1, on_timeout="continue"))
-    sentry.root()
-    exchange.close()
-    assert "http.response.stream.part" not in sentry.root().data
 
 
 # -- how the last one ends
@@ -461,17 +463,9 @@ def test_trace_of_an_incoming_request(init):
     """The first part is the caller's child; the others are the first one's."""
     sentry = init()
     trace_id, span_id = "771a43a4192642f0b136d5159a501700", "1234567890abcdef"
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return iter([b"chunk"])
-
-    exchange = Exchange(
-        SentryWsgiMiddleware(app, on_timeout="continue", response_timeout=3600),
-        HTTP_SENTRY_TRACE=f"{trace_id}-{span_id}-1",
-    )
-    next(reversed(registry.open)).expire()
-    exchange.read()
+    stream = Stream(environ={"HTTP_SENTRY_TRACE": f"{trace_id}-{span_id}-1"})
+    stream.deadline()
+    stream.finish()
     first, last = transactions(sentry)
     assert (first.trace_id, first.parent_span_id) == (trace_id, span_id)
     assert (last.trace_id, last.parent_span_id) == (trace_id, first.span_id)
@@ -530,16 +524,6 @@ def test_threads_at_the_limit(init, frequent_switches):
     assert min(len(part.spans) for part in found[:-1]) >= LIMIT - 3
 
 
-def test_late_at_the_limit(init):
-    """A thread that finds the transaction full, and then another has sent it: no second part."""
-    sentry = init(_experiments=FULL)
-    stream = Stream()
-    stream.span("first")
-    assert stream._record._make_room()
-    stream.finish()
-    assert len(parts_of(sentry)) == 1
-
-
 def test_deadline_and_close_at_once(init, frequent_switches):
     """Whoever is first: each span arrives once, and the last part has the real outcome."""
     rounds = 150
@@ -551,7 +535,7 @@ def test_deadline_and_close_at_once(init, frequent_switches):
         stream.leave(outer)
         start = threading.Barrier(2)
         in_threads(
-            lambda: (start.wait(), stream._record.expire()),  # noqa: B023
+            lambda: (start.wait(), stream._opened.expire()),  # noqa: B023
             lambda: (start.wait(), stream.finish()),  # noqa: B023
         )
     streams = {}
@@ -572,7 +556,7 @@ def test_deadlines_while_spans_are_made(init, frequent_switches):
 
     def deadlines():
         while not over.is_set():
-            stream._record.expire()
+            stream._opened.expire()
 
     def make():
         try:
@@ -588,64 +572,6 @@ def test_deadlines_while_spans_are_made(init, frequent_switches):
     stream.finish()
     expected = numbered(600) + [f"outer {number}" for number in range(200)]
     assert Counter(names(parts_of(sentry))) == Counter(expected)
-
-
-def test_span_in_mid_split(init):
-    """A span that another thread starts while the ended ones are picked stays where it is."""
-    sentry = init()
-    stream = Stream()
-    root = stream.do(lambda: sentry_sdk.Scope.get_current_scope().transaction)
-
-    class Meanwhile:
-        """Stands in for the other thread, once: it is looked at in mid-split."""
-
-        seen = False
-
-        @property
-        def timestamp(self):
-            if not self.seen:
-                self.seen = True
-                child_spans(root, "meanwhile")
-
-    stream.span("first")
-    root._span_recorder.add(Meanwhile())
-    stream.deadline()
-    stream.finish()
-    assert [part.names() for part in parts_of(sentry)] == [["first"], ["meanwhile"]]
-
-
-def test_finalizer_in_mid_split(init, monkeypatch):
-    """The collector may run in mid-split, and finalize a generator that ends in a span.
-
-    The transaction is full just then: the finalizer would wait for its own thread.
-    """
-    sentry = init(_experiments=FULL)
-    stream = Stream()
-    begin_next = parts.begin_next
-
-    def begin_next_with_collection(*args):
-        gc.collect()
-        return begin_next(*args)
-
-    monkeypatch.setattr(parts, "begin_next", begin_next_with_collection)
-
-    def generator(root):
-        try:
-            yield
-        finally:
-            child_spans(root, "finalizer")
-
-    def make():
-        root = sentry_sdk.Scope.get_current_scope().transaction
-        cycle = [generator(root)]
-        cycle.append(cycle)
-        next(cycle[0])
-        del cycle
-        child_spans(root, *numbered(LIMIT + 1))
-
-    in_threads(lambda: stream.do(make))
-    stream.finish()
-    assert sorted(names(parts_of(sentry))) == sorted([*numbered(LIMIT + 1), "finalizer"])
 
 
 # -- hooks
@@ -761,7 +687,7 @@ def wait_for_deadline(stream):
     """Wait for the deadline of a stream of which nothing is sent."""
     tick = threading.Event()
     for _ in range(1000):
-        if stream._record not in registry:
+        if stream._opened not in registry.open:
             return
         tick.wait(0.01)
     raise AssertionError("the deadline did not come")
@@ -796,25 +722,21 @@ def test_stream_lifecycle(init):
     assert "http.response.stream.part" not in root.data
 
 
-# -- profiles
-
-
 @pytest.mark.filterwarnings("ignore:Transaction-based profiling:DeprecationWarning")
 def test_profile(init):
-    """The transaction profiler's profile ends with the first part, and is sent with it."""
+    """The transaction profiler's profile ends with the view, and is sent with the first part."""
+
+    def sampled():
+        profile = sentry_sdk.Scope.get_isolation_scope().profile
+        for _ in range(1000):
+            if profile.unique_samples > 3:
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError("the profiler does not sample")
+
     sentry = init(profiles_sample_rate=1.0)
     try:
-        stream = Stream()
-
-        def run():
-            profile = sentry_sdk.Scope.get_isolation_scope().profile
-            for _ in range(1000):
-                if profile.unique_samples > 3:
-                    return
-                threading.Event().wait(0.01)
-            raise AssertionError("the profiler does not sample")
-
-        stream.do(run)
+        stream = Stream(in_view=sampled)
         stream.deadline()
         stream.span("second")
         stream.finish()
@@ -826,6 +748,7 @@ def test_profile(init):
     assert profiled["id"] == first.event["event_id"]
     assert profiled["trace_id"] == first.trace_id
     assert last.names() == ["second"]
+
 
 
 # -- Django
@@ -859,44 +782,7 @@ def test_django(init):
     assert found[-1].outcome == "completed"
 
 
-def test_django_plain_response(init):
-    """A response that does not stream is one transaction, however many spans its view makes."""
-    sentry = init(integration=DjangoIntegration(on_timeout="continue"), _experiments=FULL)
-
-    def view(request):
-        for name in numbered(2 * LIMIT):
-            with start_span(name):
-                pass
-        return HttpResponse(b"plain")
-
-    assert Exchange(serve(view)).read() == b"plain"
-    assert len(sentry.transactions()) == 1
-
-
 # -- ASGI
-
-
-def asgi_request(application, path="/"):
-    """One request, with the test in the server's place."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "query_string": b"",
-        "headers": [],
-        "server": ("localhost", 80),
-        "client": ("127.0.0.1", 1),
-    }
-
-    async def receive():
-        await asyncio.Event().wait()
-
-    async def send(message):
-        pass
-
-    asyncio.run(application(scope, receive, send))
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -913,7 +799,7 @@ def test_asgi(init, streaming):
         if streaming:
             await send({"type": "http.response.body", "body": b""})
 
-    asgi_request(SentryMiddleware(app, on_timeout="continue"))
+    asyncio.run(read(SentryMiddleware(app, on_timeout="continue")))
     found = transactions(sentry)
     if streaming:
         found = parts_of(sentry, name=found[0].name)
@@ -933,6 +819,7 @@ def late_logs(caplog):
 def test_late_spans_are_counted(init, caplog):
     """With "finish", spans made after the deadline are lost: the log says so once, at close."""
     sentry = init()
+    before = vendored_integration.stats().lost_spans
     stream = Stream(on_timeout="finish")
     stream.span("in time")
     stream.deadline()
@@ -943,23 +830,13 @@ def test_late_spans_are_counted(init, caplog):
     (record,) = late_logs(caplog)
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("7 span(s) of 'stream' were made after")
+    assert vendored_integration.stats().lost_spans == before + 7
     assert sentry.root().outcome == "timed_out"
     assert sentry.root().names() == ["in time"]
 
 
 def test_no_late_spans_no_log(init, caplog):
-    """A stream that makes no spans after the deadline logs nothing."""
-    sentry = init()
-    stream = Stream(on_timeout="finish")
-    stream.span("in time")
-    stream.deadline()
-    stream.finish()
-    assert sentry.root().outcome == "timed_out"
-    assert not late_logs(caplog)
-
-
-def test_signals_are_no_late_spans(init, caplog):
-    """Django sends a signal at every close: that is nothing to warn of."""
+    """Django sends signals at every close: that is nothing to warn of."""
     sentry = init(integration=DjangoIntegration(response_timeout=0.1))
     exchange = Exchange(serve(lambda request: StreamingHttpResponse(iter([b"chunk"]))))
     assert sentry.root().outcome == "timed_out"

@@ -323,8 +323,12 @@ def test_drops_and_deliveries_in_turn_are_one_outage(init, log):
     ],
     ids=["500", "413", "cut", "429", "retry-after", "rate-limit", "other-rate-limit"],
 )
-def test_replies(init, reply, reasons):
-    """Whatever the ingest says or does not say: counted by its name, once an envelope."""
+def test_replies(init, log, monkeypatch, reply, reasons):
+    """Whatever the ingest says or does not say: counted by its name, once an envelope.
+
+    None of it means that Sentry takes data again.
+    """
+    monkeypatch.setattr(transport_module, "QUIET", 0.0)
     with EnvelopeSink(respond=lambda envelope: reply) as sink:
         transport = init(sink.dsn, {"send_client_reports": False})
         for number in range(3):
@@ -332,6 +336,7 @@ def test_replies(init, reply, reasons):
         sentry_sdk.flush(FLUSH)
         assert transport.dropped == reasons
         assert len(sink.errors()) == 3 - reasons.get("self_rate_limits", 0)
+        assert len(log()) == bool(reasons)
 
 
 def test_rate_limit_of_sessions(init):

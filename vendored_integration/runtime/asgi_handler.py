@@ -27,7 +27,7 @@ def patch_asgi_handler() -> None:
             return
         request.respond(True)
         bindings = _entered(response, request)
-        if bindings is not None and bindings.variables:
+        if bindings is not None:
             send = _without_bindings(bindings, send)
         try:
             await send_response(self, response, send)
@@ -50,12 +50,12 @@ def patch_asgi_handler() -> None:
 def _entered(response: Any, request: HttpRequest) -> "Optional[Bindings]":
     bindings = bindings_of(response)
     try:
-        if bindings is not None:
-            bindings.find(copy_context(), request.before)
+        if bindings is not None and bindings.find(copy_context(), request.before):
             bindings.enter()
+            return bindings
     except Exception:
         internal_error("internal error; a body may not see what was bound")
-    return bindings
+    return None
 
 
 def _without_bindings(bindings: Bindings, send: "Callable[[Any], Any]") -> "Callable[[Any], Any]":

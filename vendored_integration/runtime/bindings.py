@@ -48,16 +48,17 @@ class Bindings:
         """The variables that are set for the body."""
         return frozenset(self._values)
 
-    def find(self, now: Context, before: Context) -> None:
+    def find(self, now: Context, before: Context) -> bool:
         """Find the bindings whose block has exited since the response was made.
 
         :param now: the request's context, in which the body is going to run.
         :param before: what that was when the request began.
+        :return: whether there are any.
         """
         # A response that is served once more has nothing of the first request.
         made_in, self._made_in, self._values = self._made_in, None, {}
         if made_in is None:
-            return
+            return False
         for variable, value in made_in.items():
             current = now.get(variable, UNSET)
             if (
@@ -73,6 +74,7 @@ class Bindings:
             made_in.get(_isolation_scope) is now.get(_isolation_scope)
         ):
             self._values[_current_scope] = scope  # made within new_scope()
+        return bool(self._values)
 
     def enter(self) -> None:
         """Set the bindings in the running context."""

@@ -64,23 +64,6 @@ def _is_current(context: Context) -> bool:
         _probe.reset(token)
 
 
-def run_in(context: Context, function: "Callable[..., Any]", *args: Any) -> Any:
-    """Run a function in a context, even if the context is entered already.
-
-    If it is the running context, the function is simply called: tokens that it holds can
-    be reset. If another thread (or greenlet) is in it, the function runs in a copy, in
-    which they cannot: there is no better place for it.
-    """
-    try:
-        return context.run(function, *args)
-    except RuntimeError as error:
-        if not is_entry_refused(error):
-            raise
-    if _is_current(context):
-        return function(*args)
-    return context.copy().run(function, *args)
-
-
 class RequestContext:
     """The context that one WSGI request runs in: a copy of the server's, its own alone."""
 
@@ -94,8 +77,21 @@ class RequestContext:
         self._tokens: "Dict[ContextVar[Any], Token[Any]]" = {}
 
     def run(self, function: "Callable[..., Any]", *args: Any) -> Any:
-        """Run something of the request's."""
-        return run_in(self.context, function, *args)
+        """Run something of the request's in its context, even if that is entered already.
+
+        If it is the running context, the function is simply called: tokens that it holds
+        can be reset. If another thread (or greenlet) is in it, the function runs in a copy,
+        in which they cannot: there is no better place for it.
+        """
+        context = self.context
+        try:
+            return context.run(function, *args)
+        except RuntimeError as error:
+            if not is_entry_refused(error):
+                raise
+        if _is_current(context):
+            return function(*args)
+        return context.copy().run(function, *args)
 
     def publish(self, private: "FrozenSet[ContextVar[Any]]" = NO_VARIABLES) -> None:
         """Set in the running context, the server's, what the application has set since.
@@ -117,7 +113,7 @@ class RequestContext:
                 token = variable.set(value)
                 if before is UNSET:
                     tokens.setdefault(variable, token)
-        for variable in [v for v in tokens if v not in self.context]:
+        for variable in tokens and [v for v in tokens if v not in self.context]:
             if variable.get(UNSET) is baseline.get(variable, UNSET):
                 with contextlib.suppress(ValueError):  # in another thread than before
                     variable.reset(tokens.pop(variable))

@@ -161,9 +161,9 @@ class WsgiRequest(RequestContext):
             # As in stock: an idle stream would be sampled for as long as it is open.
             self.run(self._root.stop_profile)
         self.run(take_request_data, self._root)
-        self._bindings = bindings_of(self._response_of_django(response))
-        if self._bindings is not None:
-            self._bindings.find(self.context, self.before)
+        bindings = bindings_of(self._response_of_django(response))
+        if bindings is not None and bindings.find(self.context, self.before):
+            self._bindings = bindings
         self.opened = OpenResponse(
             self._root, self.context.copy(), options, body_stats, streaming, self._finish
         )

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
 
 from . import spans
-from .contexts import RequestContext, run_in
+from .contexts import RequestContext
 from .process import internal_error, is_collecting
 from .reported import reports_errors
 
@@ -120,14 +120,14 @@ class _SizedOpenScopedResponse(_OpenScopedResponse):
 class _Body:
     """The iterator of an open response: the hot path, all that a chunk costs."""
 
-    __slots__ = ("_response", "_request", "_stats", "_context", "_next")
+    __slots__ = ("_response", "_request", "_stats", "_run", "_next")
 
     def __init__(self, response: Any, request: "WsgiRequest", iterator: "Iterator[Any]") -> None:
         # Keeps the response from being collected as long as it is iterated.
         self._response = response
         self._request = request
         self._stats = request.opened.stats
-        self._context = request.context
+        self._run = request.run
         self._next: "Optional[Callable[[], Any]]" = iterator.__next__
 
     def __iter__(self) -> "_Body":
@@ -143,7 +143,7 @@ class _Body:
         if stats.last_step:
             stats.send_time += started - stats.last_step
         try:
-            chunk = run_in(self._context, step)
+            chunk = self._run(step)
         except StopIteration:
             stats.produce_time += perf_counter() - started
             self._request.exhaust()
