@@ -54,7 +54,7 @@ def _left_out_if_it_fails(system: str, left_out: "Set[str]", say: Say) -> "Itera
     try:
         yield
     except BenchmarkError as error:
-        if system in ("bare", "stock", "ours", "ours-return"):
+        if system in ("bare", "stock", "ours", "ours-close"):
             raise
         left_out.add(system)
         say(f"left out from here on: {error}")
@@ -256,7 +256,7 @@ def loads(plan: Plan, results: Results) -> None:
     rounds, duration = (1, 2) if plan.quick else (3, 5)
     rate = 0.1
     values: "Dict[tuple[str, str], List[float]]" = {}
-    chosen = [system for system in plan.systems if system != "ours-return"]
+    chosen = [system for system in plan.systems if system != "ours-close"]
     left_out: "Set[str]" = set()
     for number in range(rounds):
         for held in (0, 100, 1_000):

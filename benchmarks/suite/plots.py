@@ -19,7 +19,7 @@ INK = "#7d8590"  # 4.1:1 on white, 5.1:1 on #0d1117
 COLOURS = {
     "stock": "#d9822b",
     "ours": "#2f81f7",
-    "ours-return": "#7aa7e9",
+    "ours-close": "#7aa7e9",
     "older": "#c65b7c",
     "otel": "#8e6fd1",
     "ddtrace": "#3f9b6b",

@@ -23,9 +23,9 @@ SYSTEMS: "Dict[str, System]" = {
     "bare": System("bare Django", "sentry", "bare"),
     "stock": System("stock", "sentry", "stock", lifecycles=True),
     "ours": System("ours", "sentry", "ours", stock="stock", lifecycles=True),
-    # A stream ends at its close() here as well.
-    "ours-return": System(
-        'ours, finish_on="return"', "sentry", "ours-return", stock="stock", works=("plain",)
+    # A plain response ends at its close(), too.
+    "ours-close": System(
+        'ours, finish_on="close"', "sentry", "ours-close", stock="stock", works=("plain",)
     ),
     "older": System("shr_span_recorder", "sentry", "older", stock="stock", asgi=False),
     "otel": System("OpenTelemetry", "otel", "otel", stock="stock"),

@@ -56,7 +56,7 @@ def show(results: Results, console: Console) -> None:
             f"[{style}]{verdict.word}[/]",
         )
     console.print(table)
-    console.print(_same_spans(results), highlight=False, soft_wrap=True)
+    console.print(_spans(results), highlight=False, soft_wrap=True)
 
 
 def _show_requests(
@@ -205,24 +205,18 @@ def _machine(results: Results) -> str:
     )
 
 
-def _same_spans(results: Results) -> str:
+def _spans(results: Results) -> str:
     rows = [
         results.row("instructions", system, "plain", 1.0)
-        for system in ("stock", "ours", "ours-return")
+        for system in ("stock", "ours", "ours-close")
     ]
     counts = [None if row is None else row.spans for row in rows]
     if None in counts:
         return ""
-    stock, ours, returned = counts
-    text = (
-        f"Spans in the transaction of a plain request: stock {stock}, ours {ours}, "
-        f'ours with finish_on="return" {returned}. '
-    )
-    if stock == ours:
-        return text + "Compared as they are."
-    return text + (
-        "Ours has the receivers of request_finished, which stock loses; for the same spans "
-        'it is finish_on="return" that is compared.'
+    stock, ours, closed = counts
+    return (
+        f"Spans in the transaction of a plain request: stock {stock}, ours {ours}, ours with "
+        f'finish_on="close" {closed} (those of the receivers of request_finished).'
     )
 
 
@@ -236,7 +230,7 @@ def section(results: Results) -> str:
         target = verdict.target
         word = f"**{verdict.word}**" if not verdict.met else "met"
         lines.append(f"| {target.work} | {target.wanted} | {_measured(verdict)} | {word} |")
-    lines += ["", _same_spans(results), "", *_over_stock(results)]
+    lines += ["", _spans(results), "", *_over_stock(results)]
     head = "| instructions over bare Django; in units of stock's | " + " | ".join(
         SYSTEMS[system].label for system in _columns(results)
     )

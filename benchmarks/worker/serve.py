@@ -118,27 +118,27 @@ class Deadlines:
     TIMEOUT = 300.0
 
     def __init__(self):
-        from vendored_integration.runtime.scheduler import Entry, scheduler
+        from vendored_integration.runtime.process import lock
+        from vendored_integration.runtime.registry import registry, workers
 
-        self._entry = Entry
-        self._scheduler = scheduler
+        self._lock = lock
+        self._registry = registry
         self._pending = []
-        scheduler.poll()
+        workers.start()
 
     def pend(self, pending):
-        """Have so many deadlines pending, as evenly spread as requests of 300 s would be."""
+        """Have so many deadlines pending."""
         while len(self._pending) < pending:
-            entry = self._entry()
-            after = self.TIMEOUT * len(self._pending) / pending
-            self._scheduler.schedule(entry, self._scheduler.now() + 1000 + after)
+            entry = object()
+            self._registry.set_deadline(entry, self.TIMEOUT)
             self._pending.append(entry)
 
     def requests(self, path, count):
-        entry, scheduler = self._entry(), self._scheduler
-        deadline = scheduler.now() + self.TIMEOUT
+        entry, registry = object(), self._registry
         for _ in range(count):
-            scheduler.schedule(entry, deadline)
-            scheduler.cancel(entry)
+            registry.set_deadline(entry, self.TIMEOUT)
+            with self._lock:
+                registry.deadlines.discard(entry, self.TIMEOUT)
 
     def close(self):
         pass

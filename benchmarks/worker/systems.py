@@ -74,10 +74,10 @@ def ours(rate, lifecycle):
     _sentry(DjangoIntegration, rate, lifecycle)
 
 
-def ours_return(rate, lifecycle):
+def ours_close(rate, lifecycle):
     from vendored_integration import DjangoIntegration
 
-    _sentry(lambda: DjangoIntegration(finish_on="return"), rate, lifecycle)
+    _sentry(lambda: DjangoIntegration(finish_on="close"), rate, lifecycle)
 
 
 def older(rate, lifecycle):
@@ -159,7 +159,7 @@ SYSTEMS = {
     "bare": bare,
     "stock": stock,
     "ours": ours,
-    "ours-return": ours_return,
+    "ours-close": ours_close,
     "older": older,
     "otel": otel,
     "ddtrace": ddtrace,
