@@ -290,8 +290,8 @@ class OpenResponse:
         if lock._is_owned() or not lock.acquire(False):  # type: ignore[attr-defined]
             return True
         try:
-            if self._state is not OPEN:
-                return False
+            if self._state is not OPEN or not self._continues:
+                return False  # (under ASGI the first message of the body tells if it streams)
             if not self.root.is_full:
                 return True  # another thread has made room
             if not self.root.is_worth_sending:

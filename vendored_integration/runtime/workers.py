@@ -84,7 +84,7 @@ class Workers:
         if self.inline:
             self._find_due()
             self._run_jobs()
-        elif self._started and self._jobs and not self._idle:
+        elif self._started and len(self._jobs) > self._idle:
             self._add_worker()
 
     def drain(self, jobs: "List[Job]", timeout: float) -> bool:
@@ -149,7 +149,7 @@ class Workers:
 
     def _add_worker(self) -> None:
         with lock:
-            if self.threads > MAX_WORKERS:  # the timer is one of them
+            if self.inline or self.threads > MAX_WORKERS:  # the timer is one of them
                 return
         self._spawn(self._work, "worker")
 
@@ -180,10 +180,8 @@ class Workers:
                 # Cleared first: a deadline that is added meanwhile sets it again.
                 wake.clear()
                 due = self._find_due()
-                while self._jobs and not self._idle and self.threads <= MAX_WORKERS:
+                for _ in range(len(self._jobs) - self._idle):
                     self._add_worker()
-                    if self.inline:
-                        break
                 wake.wait(min(max(0.0, due - monotonic()), _LONGEST_SLEEP))
             except Exception:
                 internal_error("internal error in the timer thread")
