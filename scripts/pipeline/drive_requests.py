@@ -149,9 +149,10 @@ def with_init(lifecycle: str) -> None:
     serve("/fail")
     expect(f"error of a view, {lifecycle} lifecycle", received.errors(), [f"{HOST}/fail"])
 
+    what = f"error of a body, {lifecycle} lifecycle"
     with contextlib.suppress(ValueError):
         serve("/broken")
-    what = f"error of a body, {lifecycle} lifecycle"
+        expect(what, "no error for the server", "ValueError")
     expect(what, (len(received.requests()), received.errors()), (1, [f"{HOST}/broken"]))
 
 

@@ -44,9 +44,10 @@ def make(source: Upstream, driven: bool) -> Port:
     verify(source, {name: data.decode("utf-8") for name, data in vendored.items()})
     if driven:
         drive(source, {**vendored, **package.generated(source.release)})
+    assert source.wheel
     wheel = {
-        "wheel": source.wheel.name if source.wheel else "",
-        "sha256": sha256(source.wheel.read_bytes()) if source.wheel else "",
+        "wheel": source.wheel.name,
+        "sha256": sha256(source.wheel.read_bytes()),
         "license": sha256(source.license),
     }
     before, after = hashes(source.files), hashes(vendored)
