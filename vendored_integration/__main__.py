@@ -78,8 +78,8 @@ def _recording(inits: list[str]) -> Any:
 
 def _not_loaded(name: str, error: BaseException) -> checks.Finding:
     frames = traceback.extract_tb(error.__traceback__)
-    # Not the last line of all: it may be Django that raises.
-    ours = list(filter(_is_of_project, frames))
+    # Not the last line of all: it may be Django that raises. The first one is of this file.
+    ours = list(filter(_is_of_project, frames[1:]))
     where, hint = "", "mend this; the server's start, or manage.py check, shows the whole traceback"
     if frames[-1].filename == __file__ or (
         isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " ")
@@ -94,11 +94,8 @@ def _not_loaded(name: str, error: BaseException) -> checks.Finding:
 
 
 def _is_of_project(frame: traceback.FrameSummary) -> bool:
-    return (
-        frame.filename.startswith(os.getcwd() + os.sep)
-        and frame.filename != __file__
-        and "site-packages" not in frame.filename
-    )
+    in_project = frame.filename.startswith(os.getcwd() + os.sep)
+    return in_project and "site-packages" not in frame.filename
 
 
 def _interface(application: Any) -> str:
@@ -138,7 +135,8 @@ def report(wanted: str | None = None) -> dict[str, Any]:
     asked_for = wanted or os.environ.get(SETTINGS)
     found, process = checks.installation(), None
     # With another SDK the package cannot be imported: that is said, and mended first.
-    if asked_for and checks.can_be_imported(found):
+    broken = any(finding.id.endswith(("E001", "E002")) for finding in found)
+    if asked_for and not broken:
         inits: list[str] = []
         application = load(wanted, inits)
         if isinstance(application, checks.Finding):

@@ -151,14 +151,8 @@ def findings(
         ``WSGI_APPLICATION`` and ``ASGI_APPLICATION`` name, if it has been imported.
     """
     found = installation()
-    if can_be_imported(found):
-        found += _process(inits, [application] if application else _applications())
+    found += _process(inits, [application] if application else _applications())
     return sorted(found, key=lambda finding: list(LEVELS.values()).index(finding.level))
-
-
-def can_be_imported(found: list[Finding]) -> bool:
-    """Whether the package can be imported, where this has been found."""
-    return not any(finding.id.endswith(("E001", "E002")) for finding in found)
 
 
 def django_messages() -> list[Any]:
@@ -287,7 +281,7 @@ def _integration(active: Any, first: str, last: str) -> Iterator[Finding]:
     ours = [one for one in passed if isinstance(one, ours_class)]
     stock = len(passed) > len(ours)
     in_force = active.get_integration("django")
-    if set_up() is None or in_force is None:
+    if in_force is None:
         yield make("E007", last)
     elif set_up() == "vendored_integration":
         if not isinstance(in_force, ours_class):

@@ -150,11 +150,6 @@ def restore_scopes(scopes: "tuple[Any, Any]") -> None:
     sentry_sdk.scope._current_scope.set(current_scope)
 
 
-def fork_current_scope() -> Any:
-    """Return a copy of the running context's current scope."""
-    return sentry_sdk.Scope.get_current_scope().fork()
-
-
 # -- child spans -------------------------------------------------------------------
 
 

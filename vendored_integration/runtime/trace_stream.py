@@ -128,7 +128,8 @@ class _GeneratorSpan:
 
     __slots__ = ("_context", "_span", "_start", "_start_time", "driver", "scope")
 
-    #: The generator that the caller has; ``None`` once it is being collected.
+    #: The generator that the caller has; ``None`` once it is being collected (from Python 3.15
+    #: on not yet, if the garbage collector has found it in a cycle).
     driver: "Callable[[], Any]"
 
     def __init__(self, start: "Callable[[], Any]") -> None:
@@ -232,12 +233,11 @@ async def _drive_async(
             try:
                 step = generator.asend((yield value))
             except GeneratorExit:
-                break
+                await span.steps(generator.aclose())
+                raise
             except BaseException as error:
+                # Awaited above, out of this clause: see _steps_in_scope.
                 step = generator.athrow(error)
-        # Not in the except clause either.
-        await span.steps(generator.aclose())
-        raise GeneratorExit
 
 
 def _first_step(generator: "AsyncGenerator[Any, Any]") -> Any:
