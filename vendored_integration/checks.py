@@ -78,8 +78,8 @@ CATALOGUE = {
         "enable-threads = true in uWSGI's configuration, or --enable-threads",
     ),
     "W004": (
-        "context variables do not work with this gevent or eventlet: streaming responses are "
-        "traced as in stock, and nothing is counted",
+        "context variables do not work with this gevent or eventlet: the SDK mixes up the data "
+        "of requests that run at the same time",
         'pip install --upgrade "gevent>=20.9" (or eventlet and greenlet)',
     ),
     "W005": (

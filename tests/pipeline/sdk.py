@@ -103,6 +103,7 @@ def capture_event(event):
 WSGI = """\
 import sys
 from contextvars import ContextVar
+from functools import partial
 
 import sentry_sdk
 from sentry_sdk.utils import event_from_exception
@@ -290,7 +291,12 @@ def close_aware(method):
         if _wsgi_middleware_applied.get(False):
             return self.app(environ, start_response)
         steps = method(self, environ, start_response)
-        return Response(steps, next(steps))
+        application = next(steps)
+        try:
+            return Response(steps, application())
+        except Exception as error:
+            steps.throw(error)
+            raise
 
     return call
 

@@ -25,12 +25,12 @@ def relock(project: Project) -> None:
     ("old", "new", "words"),
     [
         ("-class _Scoped", "-class Scoped", "does not apply to wsgi.py at line"),
-        ("@@ -7 +7,2 @@", "@@ -8 +8,2 @@", "does not apply to wsgi.py at line 8"),
-        ("@@ -7 +7,2 @@", "@@ -800 +800,2 @@", "does not apply to wsgi.py at line 800"),
+        ("@@ -8 +8,2 @@", "@@ -9 +9,2 @@", "does not apply to wsgi.py at line 9"),
+        ("@@ -8 +8,2 @@", "@@ -800 +800,2 @@", "does not apply to wsgi.py at line 800"),
         ("--- a/wsgi.py\n+++ b/wsgi.py", "--- a/x.py\n+++ b/x.py", "does not apply to x.py"),
-        ("@@ -7 +7,2 @@", "@@ -7 +7,3 @@", "the lines below"),
-        ("@@ -7 +7,2 @@", "@@ -7 +7 @@", "not a line of a diff"),
-        ("@@ -7 +7,2 @@", "@@ -8,1 +8,2 @", "not a line of a diff"),
+        ("@@ -8 +8,2 @@", "@@ -8 +8,3 @@", "the lines below"),
+        ("@@ -8 +8,2 @@", "@@ -8 +8 @@", "not a line of a diff"),
+        ("@@ -8 +8,2 @@", "@@ -8,1 +8,2 @", "not a line of a diff"),
         (
             "+    @close_aware\n",
             "+    @close_aware\n a remark\n",

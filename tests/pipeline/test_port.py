@@ -120,10 +120,11 @@ response = self.app(
 def test_ports(project: Project, files: Dict[str, str]) -> None:
     """The same five places, wherever they are: the result is driven."""
     port(project, files)
-    added = re.findall(r"(?m)^\+ *(.+)$", patch(project).split("+++ b/wsgi.py")[1])
+    text = patch(project).split("+++ b/wsgi.py")[1].replace("partial(\n+", "partial(")
+    added = re.findall(r"(?m)^\+ *(.+)$", text)
     assert added[0] == "from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied"
     assert added[2] == "@close_aware"
-    assert re.fullmatch(r"\w+ = yield self\.app\(.*", added[3])
+    assert re.fullmatch(r"\w+ = yield partial\( *self\.app, .*", added[3])
     assert added[4].startswith("skipped = is_disposal(error) or isinstance(error, SystemExit)")
     assert added[5:] == ["class _ReplacedScopedResponse:"]
     saved = patch(project, "skip-unsampled-spans")
@@ -136,20 +137,20 @@ def test_port_is_the_edit_and_nothing_else(project: Project) -> None:
     assert patch(project).split("\n\n", 1)[1] == (
         "--- a/wsgi.py\n"
         "+++ b/wsgi.py\n"
-        "@@ -8 +8,2 @@\n"
+        "@@ -9 +9,2 @@\n"
         '-_wsgi_middleware_applied = ContextVar("applied")\n'
         "+from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied\n"
         "+from vendored_integration.runtime import _ScopedResponse, close_aware, is_disposal\n"
-        "@@ -14,0 +16 @@\n"
+        "@@ -15,0 +17 @@\n"
         "+    @close_aware\n"
-        "@@ -27 +29 @@\n"
+        "@@ -28 +30 @@\n"
         "-                        response = self.app(environ, start_response)\n"
-        "+                        response = yield self.app(environ, start_response)\n"
-        "@@ -41 +43 @@\n"
+        "+                        response = yield partial(self.app, environ, start_response)\n"
+        "@@ -42 +44 @@\n"
         "-    skipped = isinstance(error, SystemExit) and error.code in (0, None)\n"
         "+    skipped = is_disposal(error) or isinstance(error, SystemExit)"
         " and error.code in (0, None)\n"
-        "@@ -46 +48 @@\n"
+        "@@ -47 +49 @@\n"
         "-class _ScopedResponse:\n"
         "+class _ReplacedScopedResponse:\n"
     )
@@ -296,7 +297,9 @@ NEW_MODULE = {"integrations/wsgi_core.py": "class SentryWsgiMiddleware:\n    pas
             changed(
                 "wsgi.py", WITH, "                transaction.__enter__()\n                if 1:\n"
             ),
-            ["yield self.app(environ, start_response): other code ends the span, not a `with`"],
+            [
+                "yield partial(self.app, environ, start_response): other code ends the span, not a `with`"
+            ],
             id="span that the response's close() ends",
         ),
         pytest.param(
@@ -312,7 +315,7 @@ NEW_MODULE = {"integrations/wsgi_core.py": "class SentryWsgiMiddleware:\n    pas
         ),
         pytest.param(
             changed("wsgi.py", "(scope, response)\n", "(scope, response, transaction)\n"),
-            ["wsgi.py:33: _ScopedResponse is called with other arguments"],
+            ["wsgi.py:34: _ScopedResponse is called with other arguments"],
             id="third argument of _ScopedResponse",
         ),
         pytest.param(
@@ -328,7 +331,7 @@ NEW_MODULE = {"integrations/wsgi_core.py": "class SentryWsgiMiddleware:\n    pas
         ),
         pytest.param(
             changed("wsgi.py", CALL, BRANCHES),
-            ["exactly one assignment of self.app(...)", "found: line 27, line 29"],
+            ["exactly one assignment of self.app(...)", "found: line 28, line 30"],
             id="application called in two branches",
         ),
         pytest.param(
@@ -369,7 +372,7 @@ NEW_MODULE = {"integrations/wsgi_core.py": "class SentryWsgiMiddleware:\n    pas
             changed(
                 "wsgi.py", "\n\nclass Sentry", '\nother = ContextVar("other")\n\n\nclass Sentry'
             ),
-            ["wsgi.py:9: another context variable"],
+            ["wsgi.py:10: another context variable"],
             id="another context variable",
         ),
         pytest.param(

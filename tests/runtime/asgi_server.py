@@ -28,7 +28,6 @@ class Connection:
         method="GET",
         type="http",
         headers=(),
-        body=b"",
         asgi_version=3,
         spec_version="2.4",
     ):
@@ -46,7 +45,7 @@ class Connection:
         }
         self.messages = []
         self._incoming = asyncio.Queue()
-        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        self._incoming.put_nowait({"type": "http.request", "body": b"", "more_body": False})
         self._sent = asyncio.Event()
         self._send_error = None
         if asgi_version == 2:

@@ -275,20 +275,21 @@ def test_not_initialised(project):
     assert project.check()[0] == []
 
 
-def test_initialised_by_the_application(project):
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+def test_initialised_by_the_application(project, interface):
     """Then that has to be loaded, as the server does."""
     project.settings("")
     project.application(
-        "wsgi",
+        interface,
         "import sentry_sdk\nfrom mysite.settings import OPTIONS\n"
-        f"{GOOD}application = get_wsgi_application()",
+        f"{GOOD}application = get_{interface}_application()",
     )
     assert list(project.findings()) == ["W006"]
-    found = project.report("mysite.wsgi")
+    found = project.report(f"mysite.{interface}")
     assert found["findings"] == []
-    assert found["process"]["application"] == "mysite.wsgi:application"
-    assert found["process"]["interface"] == "wsgi"
-    assert found["process"]["inits"] == [project.line("# first", "mysite/wsgi.py")]
+    assert found["process"]["application"] == f"mysite.{interface}:application"
+    assert found["process"]["interface"] == interface
+    assert found["process"]["inits"] == [project.line("# first", f"mysite/{interface}.py")]
 
 
 def test_infos(project):
@@ -525,6 +526,13 @@ def test_fault_of_the_checks(project):
         ("raise SystemExit('no')  # it\n", [], "SystemExit: no", "# it"),
         ("one two\n", [], "SyntaxError: invalid syntax", "one two"),
         ("INSTALLED_APPS = ['no_such_app']\n", [], "No module named 'no_such_app'", None),
+        (
+            "import os, sys\nsys.path.append(os.path.abspath('env/site-packages'))\n"
+            "import broken_library  # here\n",
+            [],
+            "ZeroDivisionError",
+            "# here",
+        ),
         ("", ["--settings", "mysite.seting"], "No module named 'mysite.seting'", None),
         ("", ["--settings", "another"], "No module named 'another'", None),
         ("", ["mysite.urls"], "has no attribute 'application'", None),
@@ -533,10 +541,19 @@ def test_fault_of_the_checks(project):
 def test_project_that_cannot_be_loaded(project, settings, arguments, error, where):
     """The line that raises is named, if it is the project's."""
     project.settings(settings)
+    project.write("env/site-packages/broken_library.py", "1 / 0")
     (finding,) = project.findings(*arguments).values()
     assert finding["id"] == "vendored_integration.E008"
     assert error in finding["message"]
     assert finding["where"] == (project.line(where) if where else "")
+    assert ("give another name" in finding["hint"]) == (not settings)
+
+
+def test_project_with_the_package_in_it(project):
+    """As a checkout is: its own line is not the one to change."""
+    project.copy(vendored_integration)
+    project.settings("INSTALLED_APPS = ['no_such_app']\n")
+    assert project.findings()["E008"]["where"] == ""
 
 
 def test_what_settings_print(project):
@@ -551,10 +568,18 @@ def test_version_in_the_process_of_the_report(project):
     assert project.findings() == {}
 
 
-def test_findings_in_this_process(init):
+def missing(name):
+    raise checks.metadata.PackageNotFoundError(name)
+
+
+def test_findings_in_this_process(init, monkeypatch):
     """The same for a health view; the tests' conftest sets up what is right."""
     init()
     assert checks.findings() == []
+    with monkeypatch.context() as patch:
+        # Bundles for AWS Lambda leave the distributions' metadata out.
+        patch.setattr(checks.metadata, "version", missing)
+        assert checks.findings() == []
     init(traces_sample_rate=None)
     (finding,) = checks.findings()
     assert finding.id == "vendored_integration.I001"

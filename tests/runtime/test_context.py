@@ -6,12 +6,11 @@ import gc
 import threading
 
 import asgiref
-import django
 import pytest
 import sentry_sdk
 import structlog
 from django.core.signals import request_finished, request_started
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import StreamingHttpResponse
 from django.utils import translation
 from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, get_contextvars
@@ -51,34 +50,6 @@ def binding_view(value, body):
                 request_id.reset(token)
 
     return view
-
-
-def test_body_sees_the_bindings_of_its_creation(init):
-    """structlog's and a plain ContextVar's, of a block that was left."""
-    init()
-
-    def body():
-        yield report()
-        yield report()
-
-    assert Exchange(serve(binding_view("A", body))).read() == b"A A;A A;"
-    assert report() == b"- -;"
-
-
-@pytest.mark.skipif(django.VERSION < (4, 2), reason="Django has no async bodies yet")
-def test_async_body_sees_them_too(init):
-    """WSGI runs an async body as a whole, in iter()."""
-    sentry = init()
-
-    async def body():
-        with start_span("in the body"):
-            yield report()
-
-    with pytest.warns(Warning, match="must consume asynchronous iterators"):
-        assert Exchange(serve(binding_view("A", body))).read() == b"A A;"
-    root = sentry.root()
-    assert "in the body" in root.names()
-    assert root.outcome == "completed"
 
 
 def test_two_requests_interleaved_on_one_thread(sentry):
@@ -166,27 +137,6 @@ def test_finally_of_a_body_can_reset_its_tokens(init):
     next(iter(exchange.response))
     exchange.close()
     assert not failures
-
-
-def test_finally_of_a_plain_wsgi_body_can_reset_its_tokens(init):
-    """The same for an application without Django."""
-    init()
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-
-        def body():
-            token = request_id.set("inner")
-            try:
-                yield b"a"
-            finally:
-                request_id.reset(token)
-
-        return body()
-
-    exchange = Exchange(SentryWsgiMiddleware(app))
-    next(iter(exchange.response))
-    exchange.close()
 
 
 def test_request_signals_share_a_context(init):
@@ -378,21 +328,6 @@ def test_streaming_response_can_still_be_copied(init):
     assert b"".join(copy.deepcopy(response)) == b"ab"
     assert b"".join(pickle.loads(pickle.dumps(response))) == b"ab"
     assert b"".join(copy.copy(response)) == b"ab"
-
-
-def test_plain_response_sees_and_sets_as_before(init):
-    """A response that is not streaming runs in the request's context."""
-    init()
-
-    def view(request):
-        request_id.set("view")
-        return HttpResponse(b"a")
-
-    def run():
-        Exchange(serve(view)).read()
-        assert request_id.get() == "view"
-
-    contextvars.Context().run(run)
 
 
 # -- as without us ---------------------------------------------------------------------

@@ -37,11 +37,11 @@ COUNTS_DROPS = hasattr(_SpanRecorder(1), "dropped_spans")  # since 2.21
 class Stream:
     """An open stream, whose body does what it is told, a chunk a time."""
 
-    def __init__(self, path="/", environ={}, in_view=lambda: None, **options):
+    def __init__(self, path="/", environ=(), in_view=lambda: None, **options):
         self._todo = self._result = None
         self._in_view = in_view
         options = {"on_timeout": "continue", "response_timeout": 3600, **options}
-        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path, **environ)
+        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path, **dict(environ))
         self._steps = iter(self.exchange.response)
         self._opened = next(reversed(registry.open))
 
@@ -748,7 +748,6 @@ def test_profile(init):
     assert profiled["id"] == first.event["event_id"]
     assert profiled["trace_id"] == first.trace_id
     assert last.names() == ["second"]
-
 
 
 # -- Django

@@ -13,7 +13,7 @@ import pytest
 import sentry_sdk
 from asgi_server import ASYNC_BODIES
 from django.core.signals import request_finished
-from django.http import HttpResponse, HttpResponseNotModified, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseNotModified
 from harness import Exchange
 from side_by_side import REQUESTS, WSGI_ONLY
 from views import serve
@@ -105,20 +105,6 @@ def test_ends_when_the_application_returns(sentry):
     assert (stats().open_responses, stats().pending_deadlines) == (0, 0)
     assert exchange.read() == b"plain"
     assert "django.core.cache.close_caches" not in sentry.root().names()
-
-
-def test_ends_without_a_close(sentry):
-    """Lambda adapters close nothing."""
-    Exchange(serve(plain))
-    assert sentry.root().status == "ok"
-
-
-def test_stream_ends_at_its_close(sentry):
-    """With the same default."""
-    exchange = Exchange(serve(lambda request: StreamingHttpResponse([b"a"])))
-    assert not sentry.roots()
-    assert exchange.read() == b"a"
-    assert sentry.root().outcome == "completed"
 
 
 @pytest.mark.parametrize("integration", ENDS_AT_CLOSE)

@@ -1,12 +1,13 @@
 """Threads, forks and the end of a process, each in a process of its own."""
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from harness import HAS_STREAM_LIFECYCLE
+from harness import HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 HERE = Path(__file__).parent
 
@@ -32,6 +33,21 @@ def init(integration=None, **options):
     )
     return transport
 
+# Prints how each transaction has ended: outcome, part, spans.
+class Printing(Received):
+    def capture_envelope(self, envelope):
+        super().capture_envelope(envelope)
+        for item in envelope.items:
+            if item.type == "transaction":
+                event = item.payload.json
+                contexts = event["contexts"]
+                data = contexts.get("http.response.stream") or contexts["trace"]["data"]
+                spans = [s["description"] for s in event["spans"] if s["op"] == "test"]
+                part = data.get("http.response.stream.part")
+                print(data["http.response.stream.outcome"], part, *spans)
+    def flush(self, timeout, callback=None):
+        print("flush")
+
 def view(request):
     return StreamingHttpResponse(iter([b"a", b"b"]))
 
@@ -55,21 +71,22 @@ def run(code, timeout=60):
 
 def test_500_open_responses_add_at_most_4_threads():
     """The older third-party package adds 500. (The SDK's own monitor is counted, too.)"""
-    (added, opened) = run(
+    (before, added, opened) = run(
         """
-        from vendored_integration.runtime.registry import registry
+        import vendored_integration
         sentry = init()
+        print(vendored_integration.stats().threads)
         before = threading.active_count()
         open_ones = [Exchange(app) for _ in range(500)]
         for exchange in open_ones:
             next(iter(exchange.response))
         print(threading.active_count() - before)
-        print(len(registry.open))
+        print(vendored_integration.stats().open_responses)
         for exchange in open_ones:
             exchange.close()
         """
     )
-    assert opened == "500"
+    assert (before, opened) == ("0", "500")
     assert int(added) <= 4
 
 
@@ -77,41 +94,17 @@ def test_open_responses_are_finished_at_process_exit():
     """Before the SDK flushes: what is finished then must still be sent."""
     lines = run(
         """
-        class Printing(Received):
-            def capture_envelope(self, envelope):
-                for item in envelope.items:
-                    if item.type == "transaction":
-                        event = item.payload.json
-                        contexts = event["contexts"]
-                        data = contexts.get("http.response.stream") or contexts["trace"]["data"]
-                        print(event["transaction"], data["http.response.stream.outcome"])
-            def flush(self, timeout, callback=None):
-                print("flush")
         sentry = init(transport=Printing())
         exchange = Exchange(app, "/open")
         """
     )
-    assert lines == ["/{rest} abandoned", "flush"]
+    assert lines == ["abandoned None", "flush"]
 
 
 def test_open_parts_are_finished_at_process_exit():
     """The part that runs at the end of the process is sent, with the spans of it alone."""
     lines = run(
         """
-        class Printing(Received):
-            def capture_envelope(self, envelope):
-                for item in envelope.items:
-                    if item.type == "transaction":
-                        event = item.payload.json
-                        contexts = event["contexts"]
-                        data = contexts.get("http.response.stream") or contexts["trace"]["data"]
-                        print(
-                            data["http.response.stream.part"],
-                            data["http.response.stream.outcome"],
-                            [span["description"] for span in event["spans"]],
-                        )
-            def flush(self, timeout, callback=None):
-                print("flush")
         from vendored_integration.wsgi import SentryWsgiMiddleware
         sentry = init(transport=Printing(), _experiments={"max_spans": 2})
         def app(environ, start_response):
@@ -127,7 +120,7 @@ def test_open_parts_are_finished_at_process_exit():
         next(steps), next(steps), next(steps)
         """
     )
-    assert lines == ["1 continued ['a', 'b']", "2 abandoned ['c']", "flush"]
+    assert lines == ["continued 1 a b", "abandoned 2 c", "flush"]
 
 
 @pytest.mark.fault(
@@ -165,11 +158,11 @@ def test_process_exit_with_all_workers_busy():
                 hung.release()
                 threading.Event().wait()
             return event
-        class Printing(Received):
+        class Counting(Received):
             def flush(self, timeout, callback=None):
                 print("flush", len(self.transactions()))
         sentry = init(
-            DjangoIntegration(response_timeout=0.1), transport=Printing(), shutdown_timeout=0.2,
+            DjangoIntegration(response_timeout=0.1), transport=Counting(), shutdown_timeout=0.2,
             before_send_transaction=before_send_transaction,
         )
         print(Exchange(app).read())
@@ -316,27 +309,22 @@ def test_raising_hook_is_survived():
     assert lines == ["timed_out", "b'" + "ab" * 5 + "'", "b'ab'"]
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
-def test_scheduler_starts_again_after_fork():
-    """gunicorn --preload: the parent's threads are not in the child."""
-    lines = run(
-        """
-        sentry = init(DjangoIntegration(response_timeout=0.1))
-        print(Exchange(app).read())
-        sys.stdout.flush()
-        import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
-        pid = os.fork()
-        if not pid:
-            exchange = Exchange(app)
-            sentry.wait_for(lambda: len(sentry.transactions()) == 2)
-            print(sentry.roots()[1].outcome)
-            sys.stdout.flush()
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-        """
-    )
-    assert lines == ["b'ab'", "timed_out"]
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+
+FORK = """
+import vendored_integration, warnings
+from vendored_integration.runtime.process import lock
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
+def fork_while_a_thread_holds_the_lock():
+    held = threading.Event()
+    def hold():
+        with lock:
+            held.set()
+            time.sleep(0.2)
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    return os.fork()
+"""
 
 
 @pytest.mark.fault(
@@ -345,44 +333,63 @@ def test_scheduler_starts_again_after_fork():
     log="nothing",
     sink="one transaction, the parent's",
 )
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
-def test_fork_in_mid_stream_ends_in_the_parent_alone():
-    """A child that inherits an open response can go on with it, but does not trace it."""
+@fork
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle):
+    """A child goes on with an open response, but does not trace it; it begins anew for its own.
+
+    With no responses, no threads, and all numbers at zero.
+    """
     lines = run(
-        """
-        sentry = init()
-        exchange = Exchange(app)
-        steps = iter(exchange.response)
-        next(steps)
-        import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-        if not pid:
-            print("child", list(steps))
-            exchange.close()
-            exchange.response = steps = None
-            import gc
-            gc.collect()
-            print("child", len(sentry.transactions()), len(sentry.errors()))
-            print("child", Exchange(app).read(), len(sentry.transactions()))
-            sys.stdout.flush()
-            sys.exit()
-        assert os.waitpid(pid, 0)[1] == 0
-        print("parent", list(steps))
-        exchange.close()
-        print("parent", [root.outcome for root in sentry.roots()])
-        """
+        FORK
+        + f"""
+sentry = init(_experiments={{"trace_lifecycle": {lifecycle!r}}})
+def show(who):
+    stats = vendored_integration.stats()
+    outcomes = [root.outcome for root in sentry.roots()]
+    print(
+        who, stats.pid == os.getpid(), stats.interfaces, stats.open_responses,
+        stats.peak_open_responses, sum(stats.streaming.values()), stats.threads, outcomes,
+    )
+    sys.stdout.flush()
+exchange, dropped = Exchange(app), Exchange(app)
+steps = iter(exchange.response)
+next(steps)
+show("before")
+pid = fork_while_a_thread_holds_the_lock()
+if not pid:
+    print(list(steps))
+    exchange.close()
+    exchange.response = dropped.response = steps = None
+    import gc
+    gc.collect()
+    show("child")
+    from vendored_integration.wsgi import SentryWsgiMiddleware
+    def plain(environ, start_response):
+        start_response("200 OK", [])
+        return iter([b"a"])
+    expired = Exchange(SentryWsgiMiddleware(plain, response_timeout=0.1))
+    sentry.wait_for(sentry.roots)
+    show("child")
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+print(list(steps))
+exchange.close()
+dropped.close()
+show("parent")
+"""
     )
     assert lines == [
-        "child [b'b']",
-        "child 0 0",
-        "child b'ab' 1",
-        "parent [b'b']",
-        "parent ['completed']",
+        "before True ('wsgi',) 2 2 0 2 []",
+        "[b'b']",
+        "child True () 0 0 0 0 []",
+        "child True ('wsgi',) 0 1 1 2 ['timed_out']",
+        "[b'b']",
+        "parent True ('wsgi',) 0 2 2 2 ['completed', 'completed']",
     ]
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork()")
+@fork
 def test_fork_in_mid_stream_leaves_the_parts_to_the_parent():
     """The child's spans are not the parent's, and fill no part; the parent goes on with its own."""
     lines = run(
@@ -408,10 +415,8 @@ def test_fork_in_mid_stream_leaves_the_parts_to_the_parent():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
         if not pid:
-            from vendored_integration.runtime.registry import registry
             where = "child"
             next(steps)
-            registry._inherited[0].expire()
             exchange.close()
             print(len(sentry.transactions()) - sent)
             sys.stdout.flush()

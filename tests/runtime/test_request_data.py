@@ -15,7 +15,7 @@ from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from django.core.signals import request_finished
 from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.functional import SimpleLazyObject
-from harness import Exchange
+from harness import Exchange, start_span
 from views import serve, serve_asgi
 
 from vendored_integration import DjangoIntegration
@@ -102,7 +102,7 @@ def run(kind, view, body=b"", content_type=FORM_TYPE, steps=(), deadline=None):
     return exchange.read(), read
 
 
-async def run_asgi(view, body, content_type, deadline):
+async def run_asgi(view, body, content_type, deadline=None, times=1):
     resume = asyncio.Event()
 
     async def chunks_of(chunks):
@@ -113,15 +113,25 @@ async def run_asgi(view, body, content_type, deadline):
     async def asgi_view(request):
         return StreamingHttpResponse(chunks_of(view(request)))
 
+    app = serve_asgi(asgi_view)
+
+    async def in_one_task(scope, receive, send):
+        for _ in range(times):
+            messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+            async def receive_body(messages=messages):
+                return messages.pop() if messages else await asyncio.Event().wait()
+
+            await app(dict(scope), receive_body, send)
+
     headers = {
         "content-type": content_type,
         "content-length": str(len(body)),
         "cookie": "flavour=oat",
     }
     connection = Connection(
-        serve_asgi(asgi_view),
+        in_one_task,
         method="POST",
-        body=body,
         headers=[(name.encode(), value.encode()) for name, value in headers.items()],
     )
     if deadline:
@@ -351,18 +361,33 @@ def test_what_was_not_read(start, error_in_close, handled, kind, body, content_t
 def test_what_was_read_in_part(start, error_in_close, kind):
     """The rest is left alone, too."""
     sentry = start(kind)
-    reads = []
+    sent, read = run(kind, lambda request: [request.read(1)], FORM)
+    assert sent == b"a"
+    assert read is None or read.reads == 1
+    assert "data" not in sentry.errors()[0]["request"]
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_next_request(start, kind):
+    """In the same thread, or task (httpx.ASGITransport): an event in the view has all there is."""
+    sentry = start(kind)
+    views = []
 
     def view(request):
-        first = request.read(1)
-        reads.append(request._stream if kind == "asgi" else None)
-        return [first]
+        Users().of(request)
+        views.append(request)
+        if len(views) == 2:
+            sentry_sdk.capture_message("in the second view")
+        return [b"x"]
 
-    sent, read = run(kind, view, FORM)
-    assert sent == b"a"
-    if read is not None:
-        assert read.reads == 1
-    assert "data" not in sentry.errors()[0]["request"]
+    if kind == "asgi":
+        asyncio.run(run_asgi(view, FORM, FORM_TYPE, times=2))
+    else:
+        run(kind, view, FORM)
+        run(kind, view, FORM)
+    (event,) = sentry.errors()
+    assert event["request"]["data"] == {"a": "1", "b": "2"}
+    assert USER.items() <= event["user"].items()
 
 
 def test_body_of_the_response_reads_that_of_the_request(start):
@@ -486,22 +511,24 @@ def test_user_that_cannot_be_looked_up(start, lifecycle, kind, caplog):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_query_for_the_user_is_no_span(start, lifecycle, kind):
+def test_query_for_the_user_is_no_span(init, kind):
     """As with stock, where the transaction has ended by then."""
-    sentry = start(kind)
+    finish_on = "close" if kind == "close" else "return"
+    sentry = init("static", DjangoIntegration(finish_on=finish_on), send_default_pii=True)
+    seen = []
 
     def look_up():
-        with sentry_sdk.start_span(op="db", name="SELECT the user"):
-            return User()
+        with start_span("SELECT the user"):
+            seen.append("query")
+        return User()
 
     def view(request):
         request.user = SimpleLazyObject(look_up)
         return [b"x"]
 
-    if lifecycle == "stream":
-        pytest.skip("no query there")
     run(kind, view)
     assert sentry.root().names().count("SELECT the user") == 0
+    assert seen == ["query"]
 
 
 # -- how long it is kept ---------------------------------------------------------------------
@@ -553,13 +580,13 @@ def rest_framework(monkeypatch):
     return view_of
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "asgi"])
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [("return", True), ("close", True), ("close", False), ("stream", True), ("stream", False)],
+)
 @pytest.mark.parametrize("content_type", ["application/json", FORM_TYPE])
-@pytest.mark.parametrize("read", [True, False])
 def test_rest_framework(start, rest_framework, kind, content_type, read):
     """Its parsers have read the body: what they have made of it."""
-    if kind == "return" and not read:
-        pytest.skip("as with stock")
     sentry = start(kind)
     body = FORM if content_type == FORM_TYPE else b'{"a": "1"}'
 

@@ -1,16 +1,14 @@
-"""What sending takes of the application's: connections, bodies; and what it must not take."""
+"""Database connections that a hook opens when a transaction is sent."""
 
 import threading
 
 import pytest
 from django.db import connection, connections
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import StreamingHttpResponse
 from harness import Exchange
 from views import serve
 
 from vendored_integration import DjangoIntegration
-
-pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option")
 
 
 def query():
@@ -31,7 +29,7 @@ def on_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("age", [0, 60])
-def test_connection_of_a_hook_is_closed_as_others_are(init, lifecycle, on_disk, monkeypatch, age):
+def test_connection_of_a_hook_is_closed_as_others_are(init, on_disk, monkeypatch, age):
     """Sent after request_finished, when Django has closed what is too old."""
     monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", age)
     seen = []
@@ -41,10 +39,8 @@ def test_connection_of_a_hook_is_closed_as_others_are(init, lifecycle, on_disk, 
         seen.append(connection.connection is not None)
         return event
 
-    sentry = init(lifecycle, before_send_transaction=processor)
-    if lifecycle == "stream":
-        pytest.skip("a span's hook is called when it is flushed, in the SDK's thread")
-    assert Exchange(serve(lambda request: HttpResponse("a"))).read() == b"a"
+    sentry = init(before_send_transaction=processor)
+    assert Exchange(serve(lambda request: StreamingHttpResponse([b"a"]))).read() == b"a"
     sentry.root()
     assert seen == [True]
     assert (connection.connection is not None) == (age > 0)
@@ -70,37 +66,3 @@ def test_connection_of_a_worker_is_closed(init, on_disk):
     ((thread, connection_there),) = opened
     assert thread.startswith("vendored_integration")
     sentry.wait_for(lambda: connection_there.connection is None)
-
-
-class Unsent:
-    """The body of a request that the client never sends."""
-
-    def __init__(self):
-        self.reads = 0
-        self.released = threading.Event()
-
-    def read(self, size=-1):
-        self.reads += 1
-        self.released.wait(10)
-        return b""
-
-    readline = read
-
-
-def test_early_ending_leaves_an_unread_body_alone(init):
-    """It waited for the client, and soon every worker did."""
-    sentry = init(integration=DjangoIntegration(response_timeout=0.05))
-    body = Unsent()
-    exchange = Exchange(
-        serve(lambda request: StreamingHttpResponse([b"a", b"b"])),
-        method="POST",
-        CONTENT_LENGTH="5",
-        CONTENT_TYPE="application/json",
-        **{"wsgi.input": body},
-    )
-    next(iter(exchange.response))
-    root = sentry.root()
-    assert root.outcome == "timed_out"
-    assert body.reads == 0
-    body.released.set()
-    exchange.close()

@@ -132,60 +132,6 @@ time.sleep(60)
     assert (done.stdout, done.returncode) == ("True\n", -signal.SIGTERM)
 
 
-def test_noticed_where_the_main_thread_runs_no_requests():
-    """gunicorn --preload with threads sets its handlers after the application's import."""
-    lines = run(
-        """
-        import signal, warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
-        sentry = init(shutdown_timeout=0.1)
-        pid = os.fork()
-        if pid:
-            assert os.waitpid(pid, 0)[1] == 0
-            sys.exit()
-        handled = []
-        handler = lambda *args: handled.append(args)
-        signal.signal(signal.SIGTERM, handler)
-        opened = []
-        thread = threading.Thread(target=lambda: opened.append(Exchange(app)))
-        thread.start()
-        thread.join()
-        while signal.getsignal(signal.SIGTERM) is handler:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-        print(sentry.root().outcome, len(handled))
-        sys.stdout.flush()
-        os._exit(0)
-        """
-    )
-    assert lines == ["abandoned 1"]
-
-
-def test_what_the_system_knows_of_the_handler_is_kept():
-    """gunicorn and asyncio have system calls go on after the signal."""
-    lines = run(
-        HANDLE
-        + """
-signal.siginterrupt(signal.SIGTERM, False)
-sentry = init()
-Exchange(app).read()
-import ctypes, threading, time
-print(type(signal.getsignal(signal.SIGTERM)).__name__)
-libc = ctypes.CDLL(None, use_errno=True)
-reader, writer = os.pipe()
-# The signal comes while this thread waits in the system, or before: then it says nothing.
-def interrupt():
-    for _ in range(20):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-    os.write(writer, b"x")
-threading.Thread(target=interrupt).start()
-print(libc.read(reader, ctypes.create_string_buffer(1), 1))
-"""
-    )
-    assert lines == ["_Notice", "1"]
-
-
 def test_a_later_handler_is_noticed_as_well():
     """Set when requests had been served already: by a server that loads applications lazily."""
     lines = run(

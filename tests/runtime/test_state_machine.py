@@ -249,9 +249,7 @@ class ResponseMachine(RuleBasedStateMachine):
     @alive
     @rule(in_a_cycle=st.booleans())
     def drop(self, in_a_cycle):
-        self.end(
-            "completed" if self.exhausted else "cancelled" if self.cut_short else "abandoned"
-        )
+        self.end("completed" if self.exhausted else "cancelled" if self.cut_short else "abandoned")
         cycle = [self.response, self.steps]
         self.response = self.steps = None
         if in_a_cycle:

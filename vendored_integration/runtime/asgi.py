@@ -1,8 +1,7 @@
 """Upstream's ASGI middleware, which is told here how each response ends.
 
-Upstream's ``django/asgi.py`` is made to use this class by a rewrite rule of the
-build. Upstream's own class is not vendored: what has to be known can be seen from
-around it, and from within.
+The build makes upstream's ``django/asgi.py`` import this class. Upstream's own class is not
+vendored: what has to be known can be seen from around it, and from within.
 """
 
 from contextvars import ContextVar

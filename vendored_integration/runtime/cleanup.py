@@ -8,10 +8,12 @@ from .process import internal_error
 
 
 @contextlib.contextmanager
-def close_new_connections() -> "Iterator[None]":
+def close_new_connections(method: str = "close") -> "Iterator[None]":
     """Close database connections that are opened in the block, in this thread.
 
-    For threads that are not the application's, where nobody else would ever close them.
+    :param method: of the connection. In a thread that is not the application's nobody else
+        would ever close it; in one that is, ``close_if_unusable_or_obsolete`` does as Django
+        does when a request ends: ``CONN_MAX_AGE`` decides.
     """
     before = open_connections()
     try:
@@ -20,7 +22,7 @@ def close_new_connections() -> "Iterator[None]":
         for connection in open_connections():
             if not any(connection is known for known in before):
                 try:
-                    connection.close()
+                    getattr(connection, method)()
                 except Exception:
                     internal_error("a database connection cannot be closed")
 

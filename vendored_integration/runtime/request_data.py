@@ -44,8 +44,9 @@ class RequestData:
     def take(self) -> None:
         """Take the data now."""
         if self._taken is None:
-            self._taken = self._processor({}, {}) or {}
-            self._processor = _no_processor
+            processor, self._processor = self._processor, _no_processor
+            self._taken = {}
+            self._taken = processor({}, {}) or {}
 
 
 def _no_processor(event: Any, hint: Any) -> Any:
@@ -59,7 +60,7 @@ def take_request_data(root: Any) -> None:
     """
     scope = sentry_sdk.Scope.get_current_scope()
     span = scope._span
-    request_access.set("query" if root is not None and root.looks_up_user else "cached")
+    token = request_access.set("query" if root is not None and root.looks_up_user else "cached")
     try:
         scope._span = None  # as in stock, the query for the user is no span of the request's
         for holder in (scope, sentry_sdk.Scope.get_isolation_scope()):
@@ -70,7 +71,7 @@ def take_request_data(root: Any) -> None:
         internal_error("internal error; an event may lack its request's body and user")
     finally:
         scope._span = span
-        spare_request()
+        request_access.reset(token)
 
 
 def spare_request() -> None:

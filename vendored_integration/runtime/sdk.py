@@ -1,13 +1,11 @@
 """What depends on the SDK's release, apart from its spans (:mod:`.spans`)."""
 
 import contextlib
-import inspect
 from contextvars import Context, ContextVar
 from typing import Any, Dict, Iterator, Optional
 
 import sentry_sdk
 from sentry_sdk.client import NonRecordingClient
-from sentry_sdk.transport import HttpTransport, Transport
 
 from .options import DEFAULT_OPTIONS, Options
 
@@ -54,13 +52,3 @@ class _Unrecording(NonRecordingClient):
     def is_active(self) -> bool:
         # Or the SDK goes on looking, and finds the real client in the outer scopes.
         return True
-
-
-def count_lost(transport: Transport, reason: str, category: Any, quantity: int) -> None:
-    """Count items as lost, for the transport's next client report."""
-    if "quantity" in inspect.signature(HttpTransport.record_lost_event).parameters:
-        transport.record_lost_event(reason, category, quantity=quantity)
-    else:
-        # Up to 2.8 one at a time.
-        for _ in range(quantity):
-            transport.record_lost_event(reason, category)

@@ -14,6 +14,7 @@ from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import sigterm, spans, stats
 from .bindings import Bindings, bindings_of
+from .cleanup import close_new_connections
 from .contexts import NO_VARIABLES, RequestContext, django_response
 from .middleware import Middleware, resume, without_transaction
 from .open_response import BodyStats, OpenResponse
@@ -234,7 +235,9 @@ class WsgiRequest(RequestContext):
             self.fail(error)
             raise
         self._leave_body()
-        self._end("completed" if self._is_complete() else "cancelled")
+        # Django has ended the request by now: request_finished was sent.
+        with close_new_connections("close_if_unusable_or_obsolete"):
+            self._end("completed" if self._is_complete() else "cancelled")
         self._publish()
 
     def fail(self, error: BaseException) -> None:
