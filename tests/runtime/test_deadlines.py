@@ -197,3 +197,53 @@ def test_nothing_ends_the_timer_thread(sentry, monkeypatch, caplog):
     assert sentry.root().outcome == "timed_out"
     assert "internal error in the timer thread" in caplog.text
     exchange.close()
+
+
+def test_deadline_while_an_event_is_serialised(init, lifecycle):
+    """The SDK sends nothing else in a context that does: the transaction is sent in another."""
+    sentry = init(lifecycle)
+    serialising, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __repr__(self):
+            if not serialising.is_set():
+                serialising.set()
+                assert go_on.wait(20)
+            return "slow"
+
+    def slow_app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"a"
+        sentry_sdk.set_context("slow", {"value": Slow()})
+        sentry_sdk.capture_message("in the body")
+
+    exchange = Exchange(SentryWsgiMiddleware(slow_app, response_timeout=0.2))
+    thread = threading.Thread(target=exchange.read)
+    thread.start()
+    assert serialising.wait(10)
+    outcome = sentry.root().outcome
+    go_on.set()
+    thread.join()
+    assert outcome == "timed_out"
+    assert len(sentry.errors()) == 1
+
+
+def test_threads_keep_nothing_alive():
+    """The SDK hands a thread the scopes of whoever starts it: here, those of the first request."""
+    lines = run(
+        """
+        import gc, weakref
+        class Held:
+            pass
+        init(enable_backpressure_handling=False)  # or the SDK's own thread does
+        held = Held()
+        gone = weakref.ref(held)
+        sentry_sdk.get_isolation_scope().set_context("held", {"value": held})
+        Exchange(app).read()
+        sentry_sdk.get_isolation_scope().remove_context("held")
+        del held
+        gc.collect()
+        print(gone())
+        """
+    )
+    assert lines == ["None"]

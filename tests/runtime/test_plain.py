@@ -1,6 +1,7 @@
 """A plain response gets what stock gives it: its transaction ends when the application returns."""
 
 import contextvars
+import inspect
 import json
 import logging
 import subprocess
@@ -247,7 +248,9 @@ class File(list):
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("file_wrapper", [FileWrapper, lambda file, size=0: file])
 def test_file_is_handed_back(sentry, streaming, file_wrapper):
-    """As in stock: uWSGI compares what it gets by its identity."""
+    """As in stock, where that does: uWSGI compares what it gets by its identity."""
+    if not streaming and "file_wrapper" not in inspect.getsource(sentry_sdk.integrations.wsgi):
+        pytest.skip("this release's own middleware hands out a wrapper")
     response = File([b"a"])
     response.streaming = streaming
 

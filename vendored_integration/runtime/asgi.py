@@ -60,7 +60,11 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
         if _asgi_middleware_applied.get(False):
-            return await super()._run_app(scope, receive, send, 3)
+            try:
+                return await super()._run_app(scope, receive, send, 3)
+            except Exception:
+                _error_of_application()
+                raise
         request = _PROTOCOLS.get(scope["type"], AsgiRequest)(scope, receive, send)
         holder = Running(request)
         running.set(holder)
@@ -113,7 +117,11 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
         request = current_request()
         if request is None or request.begun:
-            return await self._call(scope, receive, send)
+            try:
+                return await self._call(scope, receive, send)
+            except Exception as error:
+                _keep_cause(error)
+                raise
         try:
             request.begin(self.stream_options, send)
         except Exception:

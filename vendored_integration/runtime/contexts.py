@@ -67,12 +67,14 @@ def _is_current(context: Context) -> bool:
 class RequestContext:
     """The context that one WSGI request runs in: a copy of the server's, its own alone."""
 
-    __slots__ = ("context", "before", "_published", "_tokens")
+    __slots__ = ("context", "before", "root", "_published", "_tokens")
 
     def __init__(self, context: Context) -> None:
         self.context = context
         #: What the server's context was when the request began.
         self.before = context.copy()
+        #: The adapter of its root span, or ``None``.
+        self.root: Any = None
         self._published = self.before
         self._tokens: "Dict[ContextVar[Any], Token[Any]]" = {}
 

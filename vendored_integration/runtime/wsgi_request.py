@@ -40,7 +40,7 @@ def close_aware(call: "Callable[..., Middleware]") -> "Callable[..., Any]":
             # Within a middleware of this kind, ours or stock: that one traces.
             return self.app(environ, start_response)
         request = WsgiRequest(environ, start_response)
-        application = request.begin(call, self)
+        application = request.begin(call, self, environ)
         try:
             response = request.run(application)
         except BaseException as error:
@@ -83,11 +83,11 @@ class WsgiRequest(RequestContext):
     """
 
     __slots__ = (
-        "_environ",
+        "_is_head",
+        "_file_wrapper",
         "_start_response",
         "_started",
         "_middleware",
-        "_root",
         "_bindings",
         "opened",
         "is_exhausted",
@@ -96,12 +96,12 @@ class WsgiRequest(RequestContext):
 
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         super().__init__(copy_context())
-        self._environ = environ
+        # Not environ itself: uWSGI uses it again.
+        self._is_head = environ.get("REQUEST_METHOD") == "HEAD"
+        self._file_wrapper = environ.get("wsgi.file_wrapper")
         self._start_response = StartResponse(start_response)
         self._started = perf_counter()
         self._middleware: Middleware
-        # The adapter of the root span.
-        self._root: Any = None
         self._bindings: "Optional[Bindings]" = None
         self.opened: OpenResponse
         #: Whether the body was read to its end.
@@ -111,7 +111,9 @@ class WsgiRequest(RequestContext):
 
     # -- until the application has returned ------------------------------------------
 
-    def begin(self, call: "Callable[..., Middleware]", middleware: Any) -> Any:
+    def begin(
+        self, call: "Callable[..., Middleware]", middleware: Any, environ: "dict[str, Any]"
+    ) -> Any:
         """Let upstream begin, and return the call of the application."""
         stats.interfaces["wsgi"] = None
         try:
@@ -119,18 +121,16 @@ class WsgiRequest(RequestContext):
             sigterm.watch()
         except Exception:
             internal_error("internal error when a request begins")
-        self._middleware = call(middleware, self._environ, self._start_response)
+        self._middleware = call(middleware, environ, self._start_response)
         try:
             application = self.run(next, self._middleware)
         except Exception:
             # A header that the SDK cannot read, or a sampler that raises.
             internal_error("internal error; this request has no transaction")
-            self._middleware = without_transaction(
-                middleware.app, self._environ, self._start_response
-            )
+            self._middleware = without_transaction(middleware.app, environ, self._start_response)
             application = self.run(next, self._middleware)
         # Now: the application may have another one when it returns.
-        self._root = self.run(spans.current_root)
+        self.root = self.run(spans.current_root)
         return application
 
     def fail_without_response(self, error: BaseException) -> None:
@@ -158,17 +158,17 @@ class WsgiRequest(RequestContext):
         return scoped_response(response, self)
 
     def _open(self, response: Any, body_stats: BodyStats, streaming: bool, options: Any) -> Any:
-        if self._root is not None:
+        if self.root is not None:
             # As in stock: an idle stream would be sampled for as long as it is open.
-            self.run(self._root.stop_profile)
-        self.run(take_request_data, self._root)
+            self.run(self.root.stop_profile)
+        self.run(take_request_data, self.root)
         bindings = bindings_of(self._response_of_django(response))
         if bindings is not None and bindings.find(self.context, self.before):
             self._bindings = bindings
         self.opened = OpenResponse(
-            self._root, self.context.copy(), options, body_stats, streaming, self._finish
+            self.root, self.context.copy(), options, body_stats, streaming, self._finish
         )
-        result = open_scoped_response(response, self, self._environ.get("wsgi.file_wrapper"))
+        result = open_scoped_response(response, self, self._file_wrapper)
         self.opened.open()
         return result
 
@@ -250,7 +250,7 @@ class WsgiRequest(RequestContext):
         self._leave_body()
         try:
             if not self.opened.end("failed", error):
-                self.run(spans.capture_exception, self._root)
+                self.run(spans.capture_exception, self.root)
         except Exception:
             internal_error("internal error while reporting an error")
         error.__traceback__ = traceback
@@ -288,15 +288,13 @@ class WsgiRequest(RequestContext):
         Not even whether the client has stayed to the end of it.
         """
         self.is_exhausted = True
-        if self._environ.get("REQUEST_METHOD") != "HEAD":
+        if not self._is_head:
             self.opened.stats.size = self._content_length()
 
     def _is_complete(self) -> bool:
         """Whether a closed response had been sent as far as it was to be sent."""
         body_stats = self.opened.stats
-        if self.is_exhausted or not body_stats.last_step:
-            return True
-        if self._environ.get("REQUEST_METHOD") == "HEAD":
+        if self.is_exhausted or self._is_head or not body_stats.last_step:
             return True
         length = self._content_length()
         if length is not None and (body_stats.size or 0) >= length:

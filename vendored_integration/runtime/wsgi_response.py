@@ -52,7 +52,7 @@ class _ScopedResponse:
         except GeneratorExit:
             raise
         except BaseException:
-            run(spans.capture_exception, None)
+            run(spans.capture_exception, self._request.root)
             raise
 
     @reports_errors
@@ -63,7 +63,7 @@ class _ScopedResponse:
         try:
             self._request.run(close)
         except BaseException:
-            self._request.run(spans.capture_exception, None)
+            self._request.run(spans.capture_exception, self._request.root)
             raise
         finally:
             # The next request in this thread must not find what close() has reset.
@@ -98,12 +98,12 @@ class _OpenScopedResponse(_ScopedResponse):
 
     def __del__(self) -> None:
         try:
-            self._request.drop()
             # If this was the last to hold the body, that is cleaned up now: in its own
-            # context, and not in that of a request which happens to be running. What the
-            # collector breaks may still close this.
+            # context, and not in that of a request which happens to be running; and before
+            # its transaction ends. What the collector breaks may still close this.
             if not is_collecting():
                 self._request.run(delattr, self, "_response")
+            self._request.drop()
         except Exception:
             internal_error("internal error while a response is collected")
 
