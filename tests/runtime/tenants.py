@@ -30,7 +30,6 @@ import re
 import sys
 import time
 import warnings
-from io import BytesIO
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -43,11 +42,10 @@ if __name__ == "__main__":
 
 import django_project  # noqa: F401
 import sentry_sdk
-from harness import LIFECYCLES, start_span
+from harness import LIFECYCLES, Exchange, Received, start_span
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
-from sentry_sdk.transport import Transport
 from views import serve, serve_asgi
 
 from sink import attributes, parse_envelope
@@ -66,7 +64,7 @@ binding = contextvars.ContextVar("binding", default=None)
 logger = logging.getLogger("tenants")
 
 
-class Kept(Transport):
+class Kept(Received):
     """Keeps what it is given; serialises only what cannot be read otherwise."""
 
     def __init__(self):
@@ -75,18 +73,6 @@ class Kept(Transport):
 
     def capture_envelope(self, envelope):
         self.envelopes.append(envelope)
-
-    def flush(self, timeout, callback=None):
-        pass
-
-    def kill(self):
-        pass
-
-    def record_lost_event(self, *args, **kwargs):
-        pass
-
-    def is_healthy(self):
-        return True
 
     def items(self, kind):
         for envelope in list(self.envelopes):
@@ -196,46 +182,38 @@ class Tenant:
     def operations(self):
         return range(self.chance.randrange(4))
 
+    @contextlib.contextmanager
+    def around(self):
+        """What is around all chunks of the body, and after them."""
+        try:
+            with self.span() if self.chance.random() < 0.3 else contextlib.nullcontext():
+                yield
+                if self.ending == "fail":
+                    raise Failure(self.mark)
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+
     def body(self, turn):
         """The body of a response.
 
         :param turn: lets the other one run, perhaps.
         """
-        around = self.span() if self.chance.random() < 0.3 else None
-        try:
-            if around is not None:
-                around.__enter__()
+        with self.around():
             for _ in range(self.chunks):
                 for _ in self.operations():
                     turn()
                     self.perform()
                 yield self.mark.encode()
-            if self.ending == "fail":
-                raise Failure(self.mark)
-        finally:
-            if around is not None:
-                around.__exit__(None, None, None)
-            if self._stream is not None:
-                self._stream.close()
 
     async def async_body(self, turn):
         """The same for ASGI."""
-        around = self.span() if self.chance.random() < 0.3 else None
-        try:
-            if around is not None:
-                around.__enter__()
+        with self.around():
             for _ in range(self.chunks):
                 for _ in self.operations():
                     await turn()
                     self.perform()
                 yield self.mark.encode()
-            if self.ending == "fail":
-                raise Failure(self.mark)
-        finally:
-            if around is not None:
-                around.__exit__(None, None, None)
-            if self._stream is not None:
-                self._stream.close()
 
     def bind(self):
         """What a request's middleware does."""
@@ -243,9 +221,9 @@ class Tenant:
         with self.span():  # by which its transaction is known
             pass
 
-    def meet_deadline(self, record):
-        if self.deadline and record is not None and self.chance.random() < 0.5:
-            workers.submit(record.expire)
+    def meet_deadline(self, opened):
+        if self.deadline and opened is not None and self.chance.random() < 0.5:
+            workers.submit(opened.expire)
 
 
 # -- WSGI ----------------------------------------------------------------------------------
@@ -276,32 +254,17 @@ def wsgi_app(tenant, django, turn):
     return SentryWsgiMiddleware(app)
 
 
-def environ():
-    return {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": BytesIO(),
-        "wsgi.errors": BytesIO(),
-    }
-
-
 def wsgi_steps(tenant, turn):
     """A server's steps, one after the other."""
-    response = wsgi_app(tenant, tenant.chance.random() < 0.3, turn)(environ(), lambda *args: None)
-    record = next(reversed(registry.open), None)
+    exchange = Exchange(wsgi_app(tenant, tenant.chance.random() < 0.3, turn))
+    opened = next(reversed(registry.open), None)
     try:
         yield
-        chunks = iter(response)
+        chunks = iter(exchange.response)
         hang_up_after = tenant.chance.randrange(5) if tenant.ending in ("hang up", "drop") else 9
         for number, chunk in enumerate(chunks):
             assert chunk == tenant.mark.encode()
-            tenant.meet_deadline(record)
+            tenant.meet_deadline(opened)
             yield
             if number == hang_up_after:
                 break
@@ -309,9 +272,9 @@ def wsgi_steps(tenant, turn):
         pass
     yield
     if tenant.ending == "drop":
-        response = chunks = None
+        exchange = chunks = None
     else:
-        response.close()
+        exchange.close()
 
 
 def on_thread(tenants, chance):
@@ -395,17 +358,17 @@ async def asgi_request(tenant, django, turn):
     """A server's side of one request."""
     hang_up_after = tenant.chance.randrange(5) if tenant.ending in ("hang up", "drop") else 9
     chunks = 0
-    record = None
+    opened = None
     incoming = asyncio.Queue()
     incoming.put_nowait({"type": "http.request"})
 
     async def send(message):
-        nonlocal chunks, record
+        nonlocal chunks, opened
         assert message.get("body", b"") in (tenant.mark.encode(), b"")
         if message["type"] == "http.response.start":
-            record = next(reversed(registry.open), None)
+            opened = next(reversed(registry.open), None)
         await turn()
-        tenant.meet_deadline(record)
+        tenant.meet_deadline(opened)
         chunks += bool(message.get("body"))
         if chunks > hang_up_after:
             raise ConnectionResetError("the client has gone")

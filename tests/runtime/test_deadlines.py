@@ -65,41 +65,30 @@ def test_nothing_is_left_behind(init):
     assert live_responses() == live
 
 
-@pytest.mark.parametrize(
-    ("hanging", "arrive", "waiting", "threads"), [("/0", 4, 0, 4), ("/0/1/2/3/4", 0, 2, 4)]
-)
-def test_hooks_that_hang(hanging, arrive, waiting, threads):
-    """One takes a worker away, and no other deadline; of three workers there is no fourth.
-
-    All are due at the same look of the timer, and no request comes that would help.
-    """
+def test_hooks_that_hang():
+    """Each takes a worker away; there are no more than three, and what is due waits."""
     lines = run(
-        f"""
+        """
         import vendored_integration
-        from vendored_integration.runtime.process import lock
         go_on = threading.Event()
         def before_send_transaction(event, hint):
-            if event["request"]["url"][-2:] in {hanging!r}:
-                go_on.wait(60)
+            go_on.wait(60)
             return event
         sentry = init(
-            DjangoIntegration(response_timeout=0.2), enable_backpressure_handling=False,
+            DjangoIntegration(response_timeout=0.2),
             before_send_transaction=before_send_transaction,
         )
-        exchanges = [Exchange(app, f"/{{number}}") for number in range(5)]
-        with lock:
-            time.sleep(0.4)
-        sentry.wait_for(lambda: len(sentry.transactions()) == {arrive})
-        sentry.wait_for(lambda: vendored_integration.stats().waiting_jobs == {waiting})
-        print(vendored_integration.stats().threads <= {threads})
+        exchanges = [Exchange(app) for number in range(5)]
+        sentry.wait_for(lambda: vendored_integration.stats().waiting_jobs == 2)
+        print(vendored_integration.stats().threads)
         go_on.set()
         sentry.wait_for(lambda: len(sentry.transactions()) == 5)
-        print({{root.outcome for root in sentry.roots()}})
+        print({root.outcome for root in sentry.roots()})
         for exchange in exchanges:
             exchange.close()
         """
     )
-    assert lines == ["True", "{'timed_out'}"]
+    assert lines == ["4", "{'timed_out'}"]
 
 
 NO_THREADS = {

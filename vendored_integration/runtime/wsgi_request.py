@@ -237,7 +237,7 @@ class WsgiRequest(RequestContext):
         self._leave_body()
         # Django has ended the request by now: request_finished was sent.
         with close_new_connections("close_if_unusable_or_obsolete"):
-            self._end("completed" if self._is_complete() else "cancelled")
+            self._end()
         self._publish()
 
     def fail(self, error: BaseException) -> None:
@@ -272,9 +272,9 @@ class WsgiRequest(RequestContext):
         else:
             workers.submit(self.opened.abandon)
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, outcome: "Optional[str]" = None) -> None:
         try:
-            self.opened.end(outcome)
+            self.opened.end(outcome or ("completed" if self._is_complete() else "cancelled"))
         except Exception:
             internal_error("internal error while finishing a response")
 
