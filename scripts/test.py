@@ -48,10 +48,10 @@ def main() -> int:
 
 
 def _with_every_python() -> "dict[str, str]":
-    """pyenv's Pythons are on PATH only if they are activated: tox should find all of them."""
+    """tox should find pyenv's Pythons, activated or not, and those that .ci/run has made."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    directories = [os.environ.get("PATH", os.defpath)]
-    directories += [str(path.parent) for path in sorted(pyenv.glob("versions/3.*/bin/python3"))]
+    found = [*pyenv.glob("versions/3.*/bin/python3"), *ROOT.glob(".cache/python3.*/bin/python3.*")]
+    directories = [os.environ.get("PATH", os.defpath), *(str(path.parent) for path in sorted(found))]
     return {**os.environ, "PATH": os.pathsep.join(directories)}
 
 
