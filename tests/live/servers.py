@@ -31,6 +31,10 @@ class Server(NamedTuple):
     # Runs requests in threads, or in one event loop. Greenlets share their thread's one loop:
     # of two requests at the same time only one can be in async code, nor may that use sync_to_async.
     asyncio: bool = True
+    # Async code gets an answer from a thread: asyncio.to_thread(), sync_to_async().
+    asyncio_threads: bool = True
+    # Ends by a signal while a stream is open.
+    ends_with_streams: bool = True
     # Closes the connection when the application has failed in mid-stream; without, the client
     # waits for ever. And logs each such error: daphne looks for them once a second, and no
     # more after the first one that it has found while the client was still waiting.
@@ -91,7 +95,11 @@ SERVERS: Dict[str, Server] = {
     "gunicorn-sync": Server("gunicorn", _gunicorn(), concurrent=False),
     "gunicorn-gthread": Server("gunicorn", _gunicorn("--threads", "4"), concurrent=True),
     "gunicorn-gevent": Server(
-        "gevent", _gunicorn("--worker-class", "gevent"), concurrent=True, asyncio=False
+        "gevent",
+        _gunicorn("--worker-class", "gevent"),
+        concurrent=True,
+        asyncio=False,
+        asyncio_threads=sys.version_info < (3, 14),  # gevent 26.9
     ),
     "gunicorn-preload": Server(
         "gunicorn", _gunicorn("--threads", "4", "--preload"), concurrent=True
@@ -117,6 +125,8 @@ SERVERS: Dict[str, Server] = {
         ),
         concurrent=True,
         interface="asgi",
+        # hypercorn 0.18
+        ends_with_streams=sys.version_info < (3, 12),
         environment=MappingProxyType({"MIDDLEWARE": "sync"}),
     ),
     "daphne": Server(

@@ -140,6 +140,8 @@ def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
 
     uvicorn ends by the signal itself, when nothing of atexit is run.
     """
+    if not live.server.ends_with_streams:
+        pytest.skip("it does not end while a stream is open")
     request_ids = [uuid.uuid4().hex for _ in range(3)]
     with live.fresh(AT_SHUTDOWN="flush") as running, contextlib.ExitStack() as stack:
         for request_id in request_ids:

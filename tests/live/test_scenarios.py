@@ -386,6 +386,8 @@ def test_log_contexts_at_the_same_time(live: Live, path: str) -> None:
 @pytest.mark.parametrize("caller", ["sync", "async", "thread"])
 def test_request_made_by_a_generator(live: Live, request_id: str, caller: str) -> None:
     """The trace headers of an outgoing request name the body's trace, and a span of it."""
+    if caller == "thread" and not live.server.asyncio_threads:
+        pytest.skip("it hangs, with and without us")
     with Recorder() as recorder:
         path = f"/stream-calls-out/?from={caller}&port={recorder.port}"
         assert live.main.fetch(path, request_id).body == b"first\n200\n"
@@ -511,6 +513,8 @@ def test_client_receives_the_same(live: Live, request_id: str, method: str, path
     """Status, headers and body are those without Sentry, and those with stock."""
     if path.endswith("fails/") and not live.server.ends_failed:
         pytest.skip("the client waits for ever, with and without Sentry")
+    if "async" in path and "database" in path and not live.server.asyncio_threads:
+        pytest.skip("it hangs, with and without us")
     received = live.main.fetch(path, request_id, method)
     for integration in "none", "stock":
         other = live.other(integration).fetch(path, request_id, method)
