@@ -51,7 +51,10 @@ def _with_every_python() -> "dict[str, str]":
     """tox should find pyenv's Pythons, activated or not, and those that .ci/run has made."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [*pyenv.glob("versions/3.*/bin/python3"), *ROOT.glob(".cache/python3.*/bin/python3.*")]
-    directories = [os.environ.get("PATH", os.defpath), *(str(path.parent) for path in sorted(found))]
+    directories = [
+        os.environ.get("PATH", os.defpath),
+        *(str(path.parent) for path in sorted(found)),
+    ]
     return {**os.environ, "PATH": os.pathsep.join(directories)}
 
 
