@@ -6,14 +6,16 @@ requirements are installed once, and each release's SDK is unpacked beside them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-from build import ProjectBuilder
+from build import FailedProcessError, ProjectBuilder
+from build.env import DefaultIsolatedEnv
 
 from . import releases, upstream
 from .errors import PipelineError
@@ -43,7 +45,8 @@ def build(
             found=error.strerror or str(error),
             next="name another directory with --out DIR",
         ) from error
-    with tempfile.TemporaryDirectory(prefix="vendor-wheels-") as temporary:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="vendor-wheels-"))
         python = ""
         for release in chosen:
             wheel = out / f"vendored_integration-{releases.version(release)}-py3-none-any.whl"
@@ -54,7 +57,7 @@ def build(
                 yield release, None
                 continue
             try:
-                python = python or _environment(Path(temporary))
+                python = python or _environment(stack)
                 new = _build(release, python, Path(temporary, release))
                 if fresh and new.read_bytes() != wheel.read_bytes():
                     raise PipelineError(
@@ -80,14 +83,24 @@ def _build(release: str, python: str, directory: Path) -> Path:
     return next(directory.glob("*.whl"))
 
 
-def _environment(directory: Path) -> str:
-    """Make the build environment, and return its Python."""
-    venv.create(directory / "environment", with_pip=True)
-    python = str(directory / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python")
-    requirements = sorted(ProjectBuilder(ROOT).build_system_requires)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run("could not install the build requirements", [*command, *requirements])
-    return python
+def _environment(stack: contextlib.ExitStack) -> str:
+    """Make the build environment, and return its Python.
+
+    By `build`: venv's ensurepip is missing or too old for a Python that a distribution has
+    split into packages.
+    """
+    requirements = {*ProjectBuilder(ROOT).build_system_requires, "pip"}
+    try:
+        environment = stack.enter_context(DefaultIsolatedEnv())
+        environment.install(requirements)
+    except (FailedProcessError, subprocess.CalledProcessError) as error:
+        failed = error.exception if isinstance(error, FailedProcessError) else error
+        raise PipelineError(
+            "could not install the build requirements",
+            expected=", ".join(sorted(requirements)),
+            found=(failed.stderr or failed.output or b"").decode(errors="replace")[-2000:],
+        ) from error
+    return environment.python_executable
 
 
 def _run(problem: str, command: list[str], env: Mapping[str, str] | None = None) -> None:
