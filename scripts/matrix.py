@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 import supported
-from pipeline import releases
+from pipeline import releases, upstream
 from pipeline.errors import PipelineError
 
 DIST = releases.ROOT / ".cache" / "dist"
