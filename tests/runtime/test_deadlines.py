@@ -227,9 +227,9 @@ def test_threads_keep_nothing_alive():
         init(enable_backpressure_handling=False)  # or the SDK's own thread does
         held = Held()
         gone = weakref.ref(held)
-        sentry_sdk.get_isolation_scope().set_context("held", {"value": held})
+        sentry_sdk.Scope.get_isolation_scope().set_context("held", {"value": held})
         Exchange(app).read()
-        sentry_sdk.get_isolation_scope().remove_context("held")
+        sentry_sdk.Scope.get_isolation_scope().remove_context("held")
         del held
         gc.collect()
         print(gone())

@@ -325,7 +325,7 @@ def test_hostile(init, lifecycle, bare, marked, kind):
         plan["request"] = next(numbers)
         expected = bare.play(plan)
         sentry.clear()
-        sentry_sdk.get_isolation_scope().clear()
+        sentry_sdk.Scope.get_isolation_scope().clear()
         assert hostile.play(plan, WRAP[plan["server"]]) == expected
         changes = plan.get("environ", plan.get("scope"))
         called = any(what == "called" for what, *_ in expected)
@@ -373,6 +373,6 @@ def assert_own_data(sentry, request, well_formed):
 
 def assert_nothing_outside():
     """Nothing of a request is left where the next one begins, and other threads and tasks."""
-    scope = sentry_sdk.get_isolation_scope()
+    scope = sentry_sdk.Scope.get_isolation_scope()
     assert "request" not in scope._tags
     assert not MARKS.search(repr(scope._breadcrumbs))
