@@ -112,6 +112,7 @@ class ResponseMachine(RuleBasedStateMachine):
             integrations=[DjangoIntegration(**options)],
             _experiments=experiments,
             auto_enabling_integrations=False,
+            enable_backpressure_handling=False,
         )
         self.body = Body()
         self.outside = sentry_sdk.Scope.get_isolation_scope()
