@@ -13,9 +13,7 @@ from conftest import Project
 @pytest.fixture(autouse=True)
 def _offline(project: Project) -> None:
     """Let the build environment be the one that runs the tests."""
-    project.replace(
-        "scripts/pipeline/wheels.py", "_environment(Path(temporary))", repr(sys.executable)
-    )
+    project.replace("scripts/pipeline/wheels.py", "_environment(stack)", repr(sys.executable))
     # A file that is written in the same instant as a wheel may be older or newer.
     for path in project.root.rglob("*"):
         os.utime(path, (1, 1))
