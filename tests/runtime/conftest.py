@@ -30,10 +30,6 @@ SessionFlusher._ensure_running = lambda self: None
 hypothesis.settings.register_profile("quick", max_examples=15)
 hypothesis.settings.register_profile("thorough", max_examples=5_000)
 
-# What is imported by now is never collected; looking at it in every test takes long.
-gc.collect()
-gc.freeze()
-
 
 @pytest.fixture(params=LIFECYCLES)
 def lifecycle(request):
