@@ -553,7 +553,6 @@ def test_fork(start: Start, request_id: str, path: str) -> None:
         ("gunicorn-gthread", "static"),
         ("gunicorn-gthread", "stream"),
         ("gunicorn-gevent", "static"),
-        ("gunicorn-preload", "static"),
         ("uvicorn-h11", "static"),
     ],
 )
@@ -580,9 +579,6 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
                 query = f"?gate={gate.port}"
                 responses.append(stack.enter_context(running.open(path + query, request_id)))
                 gate.wait_until_reached()
-            if SERVERS[name].concurrent:
-                # So that the main thread has run since: with --preload it is asked to.
-                fetch_of_new_worker(running, "/-/mark?mark=0")
             running.process.send_signal(signal.SIGTERM)
             for request_id in streams:
                 trace = running.wait_for_transaction(request_id)

@@ -9,17 +9,23 @@ from io import BytesIO
 import sentry_relay
 import sentry_sdk
 from sentry_relay.processing import StoreNormalizer
-from sentry_sdk.tracing import Span
 from sentry_sdk.transport import Transport
 
 import vendored_integration._vendor.django
 from sink import attributes, parse_envelope
 from traces import traces
 
+try:
+    from sentry_sdk.tracing import Span
+except ImportError:  # from 3.0 on there is only the stream lifecycle
+    Span = None
+
 # Releases have it before their Django integration has.
-HAS_STREAM_LIFECYCLE = hasattr(vendored_integration._vendor.django, "has_span_streaming_enabled")
+HAS_STREAM_LIFECYCLE = Span is None or hasattr(
+    vendored_integration._vendor.django, "has_span_streaming_enabled"
+)
 # Up to 2.14 a span had no name, only a description.
-_NAME = "name" if "name" in inspect.signature(Span).parameters else "description"
+_NAME = "name" if Span and "name" in inspect.signature(Span).parameters else "description"
 # Up to 2.14 every method is traced.
 TRACE_HEAD = (
     {"http_methods_to_capture": ("GET", "HEAD")}
@@ -27,13 +33,13 @@ TRACE_HEAD = (
     in inspect.signature(vendored_integration._vendor.django.DjangoIntegration).parameters
     else {}
 )
-LIFECYCLES = ["static", "stream"] if HAS_STREAM_LIFECYCLE else ["static"]
+LIFECYCLES = ["static"] * (Span is not None) + ["stream"] * HAS_STREAM_LIFECYCLE
 
 
 def start_span(name):
     """Start a span of the lifecycle that the SDK is initialised with."""
     experiments = sentry_sdk.get_client().options["_experiments"] or {}
-    if experiments.get("trace_lifecycle") == "stream":
+    if Span is None or experiments.get("trace_lifecycle") == "stream":
         return sentry_sdk.traces.start_span(name=name)
     return sentry_sdk.start_span(op="test", **{_NAME: name})
 
