@@ -18,6 +18,7 @@ from typing import Any, Dict, Optional
 
 import sentry_sdk
 import sentry_sdk.scope
+import sentry_sdk.tracing_utils
 from sentry_sdk.utils import capture_internal_exceptions
 
 try:
@@ -111,6 +112,14 @@ def current_root_span() -> Any:
     segment = getattr(span, "_segment", None)
     # Up to 2.65 an unsampled span of the stream lifecycle has neither.
     return segment if segment is not None else getattr(span, "containing_transaction", None)
+
+
+def sends_spans_without_parent() -> bool:
+    """Whether a span with no span above it is sent, as in the stream lifecycle."""
+    if Transaction is None:
+        return True
+    is_stream = getattr(sentry_sdk.tracing_utils, "has_span_streaming_enabled", None)
+    return is_stream is not None and is_stream(sentry_sdk.get_client().options)
 
 
 def capture_exception(root: Any) -> None:

@@ -21,6 +21,8 @@ from typing import Any, Callable, Dict, Optional
 import sentry_sdk
 import sentry_sdk.scope
 
+from .spans import sends_spans_without_parent
+
 _current_scope = sentry_sdk.scope._current_scope
 
 
@@ -38,7 +40,7 @@ class _UnseenSpan:
     def _ignore(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    set_data = set_tag = set_status = finish = update_data = _ignore
+    set_data = set_tag = set_status = finish = update_data = set_attribute = _ignore
 
 
 _UNSEEN = _UnseenSpan()
@@ -48,7 +50,9 @@ def wanted() -> bool:
     """Whether a span that is started now may be seen by somebody."""
     scope = _current_scope.get()
     span = None if scope is None else scope._span
-    return span is not None and span.sampled is not False
+    if span is None:
+        return sends_spans_without_parent()
+    return span.sampled is not False
 
 
 def start_span(*args: Any, **kwargs: Any) -> Any:
