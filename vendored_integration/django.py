@@ -40,6 +40,8 @@ class DjangoIntegration(_upstream.DjangoIntegration):
         transaction of a streaming response is sent at each ``response_timeout``, and
         whenever the SDK's limit of spans is reached, and the next one begins in the
         same trace.
+    :param stream_op: The op of a streaming response's transaction, in place of
+        ``"http.server"``: no percentile of requests then contains the life of a stream.
 
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of range.
@@ -52,6 +54,7 @@ class DjangoIntegration(_upstream.DjangoIntegration):
         max_open_responses: int = DEFAULT_OPTIONS.max_open_responses,
         finish_on: str = DEFAULT_OPTIONS.finish_on,
         on_timeout: str = DEFAULT_OPTIONS.on_timeout,
+        stream_op: Optional[str] = DEFAULT_OPTIONS.stream_op,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +64,7 @@ class DjangoIntegration(_upstream.DjangoIntegration):
         #: File and line of the call, for :mod:`.checks`.
         self.made_at: Tuple[str, int] = (caller.f_code.co_filename, caller.f_lineno)
         self.stream_options = Options(
-            response_timeout, max_open_responses, finish_on, on_timeout
+            response_timeout, max_open_responses, finish_on, on_timeout, stream_op
         ).checked()
         _report_stock()
 

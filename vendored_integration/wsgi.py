@@ -21,7 +21,7 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
 
     Takes every argument of :class:`sentry_sdk.integrations.wsgi.SentryWsgiMiddleware`
     of the same SDK release, and ``response_timeout`` (seconds),
-    ``max_open_responses``, ``finish_on`` and ``on_timeout`` as
+    ``max_open_responses``, ``finish_on``, ``on_timeout`` and ``stream_op`` as
     :class:`vendored_integration.DjangoIntegration` does.
 
     :raises TypeError: an argument is of the wrong type.
@@ -36,10 +36,11 @@ class SentryWsgiMiddleware(_UpstreamSentryWsgiMiddleware):
         max_open_responses: int = DEFAULT_OPTIONS.max_open_responses,
         finish_on: str = DEFAULT_OPTIONS.finish_on,
         on_timeout: str = DEFAULT_OPTIONS.on_timeout,
+        stream_op: Optional[str] = DEFAULT_OPTIONS.stream_op,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, *args, **kwargs)
         self.stream_options = Options(
-            response_timeout, max_open_responses, finish_on, on_timeout
+            response_timeout, max_open_responses, finish_on, on_timeout, stream_op
         ).checked()
         watch()  # requests may run in threads

@@ -45,6 +45,9 @@ class BodyStats:
         "chunks",
         "size",
         "first_chunk",
+        "last_chunk",
+        "longest_gap",
+        "open_db_connections",
         "last_step",
         "produce_time",
         "send_time",
@@ -61,6 +64,12 @@ class BodyStats:
         self.size: "Optional[int]" = 0
         #: When the first chunk with bytes was there.
         self.first_chunk = 0.0
+        #: When the last one was.
+        self.last_chunk = 0.0
+        #: The longest time between two of them.
+        self.longest_gap = 0.0
+        #: Database connections that the thread held when the application returned (WSGI).
+        self.open_db_connections = 0
         #: When the body was last left, for the server to send a chunk. 0: not yet.
         self.last_step = 0.0
         #: Spent within the body.
@@ -73,6 +82,9 @@ class BodyStats:
         if size:
             if not self.chunks:
                 self.first_chunk = now
+            elif now - self.last_chunk > self.longest_gap:
+                self.longest_gap = now - self.last_chunk
+            self.last_chunk = now
             self.chunks += 1
             if self.size is not None:
                 self.size += size
@@ -91,6 +103,10 @@ class BodyStats:
             data["http.response.stream.time_to_first_chunk"] = (
                 self.first_chunk - self.started
             ) * _MS
+        if self.chunks > 1:
+            data["http.response.stream.longest_gap"] = self.longest_gap * _MS
+        if self.open_db_connections:
+            data["http.response.stream.open_db_connections"] = self.open_db_connections
         return data
 
 
@@ -240,7 +256,7 @@ class OpenResponse:
         stats.count_response(self.streaming, outcome)
         if self.streaming and root is not None:
             data = {"http.response.stream.outcome": outcome, **self.stats.data()}
-            root.annotate(data, outcome)
+            root.annotate(data, outcome, self.options.stream_op)
 
     def _send(self, root: Any, outcome: str) -> None:
         try:

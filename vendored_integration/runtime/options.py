@@ -13,7 +13,7 @@ ON_TIMEOUT = ("finish", "continue")
 class Options(NamedTuple):
     """When the transaction of a response ends.
 
-    ``response_timeout``: seconds from the request's start after which the
+    ``response_timeout``: seconds from the response's return after which the
     transaction of an unclosed response is finished anyway; ``None``: never.
 
     ``max_open_responses``: at more open responses than this, the oldest is
@@ -25,12 +25,16 @@ class Options(NamedTuple):
     ``on_timeout``: ``"finish"``: ``response_timeout`` ends the transaction;
     ``"continue"``: that of a streaming response is sent then, and whenever the SDK's
     limit of spans is reached, and goes on in the next part.
+
+    ``stream_op``: the op of a streaming response's root span; ``None``: upstream's,
+    ``"http.server"``.
     """
 
     response_timeout: Optional[float] = 300.0
     max_open_responses: int = 10_000
     finish_on: str = "return"
     on_timeout: str = "finish"
+    stream_op: Optional[str] = None
 
     def checked(self) -> "Options":
         """Return self.
@@ -62,6 +66,8 @@ class Options(NamedTuple):
                 raise ValueError(
                     f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}"
                 )
+        if self.stream_op is not None and not isinstance(self.stream_op, str):
+            raise TypeError(f"stream_op must be a string or None, got {self.stream_op!r}")
         return self
 
 

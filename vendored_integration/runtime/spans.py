@@ -59,10 +59,13 @@ class StreamRoot:
         """Whether it is going to be sent."""
         return bool(self.span.sampled)
 
-    def annotate(self, data: "Dict[str, Any]", outcome: str) -> None:
-        """Set attributes. A segment's status is only ``ok`` or ``error``, which upstream sets."""
+    def annotate(self, data: "Dict[str, Any]", outcome: str, op: "Optional[str]") -> None:
+        """Set attributes. A segment's status is only ``ok`` or ``error``, which upstream sets.
+
+        :param op: ``None``: upstream's.
+        """
         if self.sampled:
-            self.span.set_attributes(data)
+            self.span.set_attributes(data if op is None else {**data, "sentry.op": op})
 
     def set_status(self, status: str) -> None:
         """Do nothing: see :meth:`annotate`."""

@@ -63,10 +63,12 @@ class StaticRoot:
     def collects_spans(self) -> bool:
         return self.span._span_recorder is not None
 
-    def annotate(self, data: "Dict[str, Any]", outcome: str) -> None:
-        """Set data, and the status that goes with an outcome."""
+    def annotate(self, data: "Dict[str, Any]", outcome: str, op: "Optional[str]") -> None:
+        """Set data, the status that goes with an outcome, and the op, if it is not ``None``."""
         if not self.sampled:
             return
+        if op is not None:
+            self.span.op = op
         if self.part:
             data["http.response.stream.part"] = self.part
         if _sends_data():

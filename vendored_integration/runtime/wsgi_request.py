@@ -14,7 +14,7 @@ from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import sigterm, spans, stats
 from .bindings import Bindings, bindings_of
-from .cleanup import close_new_connections
+from .cleanup import close_new_connections, open_connections
 from .contexts import NO_VARIABLES, RequestContext, django_response
 from .middleware import Middleware, resume, without_transaction
 from .open_response import BodyStats, OpenResponse
@@ -162,6 +162,8 @@ class WsgiRequest(RequestContext):
             # As in stock: an idle stream would be sampled for as long as it is open.
             self.run(self.root.stop_profile)
         self.run(take_request_data, self.root)
+        if streaming:
+            body_stats.open_db_connections = len(open_connections())
         bindings = bindings_of(self._response_of_django(response))
         if bindings is not None and bindings.find(self.context, self.before):
             self._bindings = bindings
