@@ -4,7 +4,6 @@ Importing this configures Django. A test sets the one view that answers every pa
 """
 
 import asyncio
-import contextlib
 import functools
 import inspect
 
@@ -92,10 +91,13 @@ def as_async(function):
 
     @functools.wraps(function)
     async def body(*args):
-        with contextlib.closing(function(*args)) as chunks:
+        chunks = function(*args)
+        try:
             for chunk in chunks:
                 yield chunk
                 await asyncio.sleep(0)
+        finally:
+            getattr(chunks, "close", lambda: None)()
 
     return body
 
