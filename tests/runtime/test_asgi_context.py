@@ -8,217 +8,87 @@ import sys
 
 import pytest
 import sentry_sdk
-from asgi_server import (
+from asgiref.sync import sync_to_async
+from django.http import StreamingHttpResponse
+from support.apps import (
     ASYNC_BODIES,
     DJANGO_LISTENS,
     DJANGO_STREAMS_APART,
-    HANG_UPS,
-    Connection,
-    hang_up_after,
-    read,
+    serve_asgi,
+    streaming_app,
 )
-from asgiref.sync import async_to_sync, sync_to_async
-from django.conf import settings
-from django.http import StreamingHttpResponse
-from harness import Exchange, start_span
-from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
-from test_context import report, request_id
-from views import serve, serve_asgi
+from support.asgi import HANG_UPS, hang_up_after, read
+from support.sdk import start_span
+from test_context import bound_response, report, request_id
 
 from vendored_integration.asgi import SentryMiddleware
 
 pytestmark = pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
 
 
-@pytest.fixture(autouse=True)
-def in_a_context_of_its_own():
-    """What a test leaves in its thread's context must not reach the next test."""
-    clear_contextvars()
-    yield
-    clear_contextvars()
-
-
-def serve_body(body):
-    """An async view that streams this."""
+def serve_content(wrap, body):
+    """An async view that streams this, with another ``streaming_content`` made of it."""
 
     async def view(request):
-        return StreamingHttpResponse(body())
+        response = StreamingHttpResponse(body())
+        response.streaming_content = wrap(response.streaming_content)
+        return response
 
     return serve_asgi(view)
 
 
-def bound(value, body):
-    """Make a response where things are bound that are unbound again when it is sent."""
-    with bound_contextvars(id=value):
-        token = request_id.set(value)
-        try:
-            return StreamingHttpResponse(body())
-        finally:
-            request_id.reset(token)
+def serve_body(body):
+    return streaming_app("asgi-django", body)
 
 
-@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
-@pytest.mark.parametrize("view_kind", ["sync", "async"])
-@pytest.mark.parametrize("body_kind", ["sync", "async"])
-@pytest.mark.parametrize("server", ["wsgi", "asgi"])
-def test_body_sees_the_bindings_of_its_creation(init, server, view_kind, body_kind):
-    """structlog's and a plain ContextVar's, of a block that was left."""
+# -- what the server sees --------------------------------------------------------------
+
+
+def test_server_sees_nothing_of_the_bindings(init):
+    """Neither while it sends, in a header or a log, nor when the application has returned."""
     init()
-    closed = []
-
-    def sync_body():
-        try:
-            yield report()
-            yield report()
-        finally:
-            closed.append(report())
-
-    async def async_body():
-        yield report()
-        await asyncio.sleep(0)
-        yield report() + await sync_to_async(report)()
-        closed.append(report())
-
-    body = async_body if body_kind == "async" else sync_body
-
-    def sync_view(request):
-        return bound("A", body)
-
-    async def async_view(request):
-        return bound("A", body)
-
-    view = async_view if view_kind == "async" else sync_view
-    if server == "wsgi":
-        sent = Exchange(serve(view)).read()
-    else:
-        sent = b"".join(asyncio.run(read(serve_asgi(view))).chunks)
-    assert closed == [b"A A;"]
-    assert sent == b"A A;" * (3 if body_kind == "async" else 2)
-    assert report() == b"- -;"
-
-
-def sync_middleware(get_response):
-    """It does not know async: Django runs it in a thread, and an async view below it."""
-
-    def middleware(request):
-        return get_response(request)
-
-    return middleware
-
-
-@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
-@pytest.mark.parametrize("view_kind", ["sync", "async"])
-@pytest.mark.parametrize("body_kind", ["sync", "async"])
-@pytest.mark.parametrize("server", ["wsgi", "asgi"])
-@pytest.mark.parametrize("middleware", ["none", "sync"])
-def test_sync_work_of_a_body(init, monkeypatch, middleware, server, view_kind, body_kind):
-    """asgiref finds a thread for it: not that of the call in which the response was created.
-
-    With a sync middleware that call has returned before the body begins: "CurrentThreadExecutor
-    already quit or is broken", and nothing was sent.
-    """
-    sentry = init()
-    closed = []
-
-    def work(step):
-        with start_span(step):
-            return report()
-
-    class Body:
-        """With a close() of its own, which Django calls in a thread."""
-
-        def close(self):
-            closed.append(async_to_sync(sync_to_async(work))("close"))
-
-    class SyncBody(Body):
-        def __iter__(self):
-            yield work("first")
-            yield async_to_sync(sync_to_async(work))("second")
-
-    class AsyncBody(Body):
-        async def __aiter__(self):
-            yield await sync_to_async(work)("first")
-            yield await sync_to_async(work)("second")
-
-    body = AsyncBody if body_kind == "async" else SyncBody
-
-    def sync_view(request):
-        return bound("A", body)
-
-    async def async_view(request):
-        return bound("A", body)
-
-    view = async_view if view_kind == "async" else sync_view
-    middlewares = [] if middleware == "none" else [__name__ + ".sync_middleware"]
-    monkeypatch.setattr(settings, "MIDDLEWARE", middlewares)
-    app = serve(view) if server == "wsgi" else serve_asgi(view)
-    sent = Exchange(app).read() if server == "wsgi" else b"".join(asyncio.run(read(app)).chunks)
-    assert sent == b"A A;" * 2
-    assert closed == [b"- -;"]  # as without us: the body has ended
-    root = sentry.root()
-    assert {"first", "second", "close"} <= set(root.names())
-
-
-def test_two_requests_interleaved_in_one_loop(sentry):
-    """Each body sees its own bindings and its own trace, chunk by chunk."""
-    turns = {}
-
-    async def main():
-        async def body():
-            mine = get_contextvars()["id"]
-            for number in range(3):
-                await turns[mine].acquire()
-                with start_span(f"{mine}{number}"):
-                    yield report()
-
-        async def view(request):
-            return bound(request.path[1:], body)
-
-        app = serve_asgi(view)
-        turns.update(A=asyncio.Semaphore(0), B=asyncio.Semaphore(0))
-        connections = [Connection(app, "/A"), Connection(app, "/B")]
-        for number in range(3):
-            for name, connection in zip("AB", connections):
-                turns[name].release()
-                await connection.sent(number + 1)
-        assert report() == b"- -;"
-        return [(await connection.end(), connection.chunks) for connection in connections]
-
-    assert asyncio.run(main()) == [(None, [b"A A;"] * 3), (None, [b"B B;"] * 3)]
-    sentry.wait_for(lambda: len(sentry.roots()) == 2)
-    seen = sorted([name for name in root.names() if name[0] in "AB"] for root in sentry.roots())
-    assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
-    assert len({root.trace_id for root in sentry.roots()}) == 2
-
-
-def test_bindings_do_not_reach_the_server(init):
-    """What middleware, view and body bind is gone where the server goes on."""
-    init()
-    after = []
+    seen = []
 
     async def body():
+        yield report()
         request_id.set("by the body")
-        yield b"a"
+        yield report()
 
     async def view(request):
-        request_id.set("by the view")
-        return StreamingHttpResponse(body())
+        return bound_response("A", body)
 
     app = serve_asgi(view)
 
-    async def server(scope, receive, send):
-        await app(scope, receive, send)
-        after.append((request_id.get("-"), sentry_sdk.get_current_span()))
+    async def outer(scope, receive, send):
+        async def observed(message):
+            seen.append(report())
+            await send(message)
 
-    def without_us():
-        sentry_sdk.init()
-        asyncio.run(read(server))
-        return after.pop()
+        await app(scope, receive, observed)
+        seen.append((request_id.get("-"), sentry_sdk.get_current_span()))
 
-    asyncio.run(read(server))
-    with_us = after.pop()
-    assert with_us == without_us()
-    assert report() == b"- -;"
+    assert asyncio.run(read(outer)).chunks == [b"A A;", b"A by the body;"]
+    with_us = seen[:]
+    assert with_us[0] == b"- -;"
+    seen.clear()
+    sentry_sdk.init()
+    asyncio.run(read(outer))
+    assert seen == with_us  # what the body sets gets to it, with and without us
+
+
+def test_plain_application_keeps_its_context(init):
+    """Around any other application no context is exchanged: what it sets, the server sees."""
+    init()
+    variable = contextvars.ContextVar("variable", default="-")
+
+    async def app(scope, receive, send):
+        variable.set("by the application")
+
+    async def server(*args):
+        await SentryMiddleware(app)(*args)
+        assert variable.get() == "by the application"
+
+    assert asyncio.run(read(server)).error is None
 
 
 def test_open_telemetry(init):
@@ -248,7 +118,7 @@ def test_open_telemetry(init):
     assert context.get_value("key") is None
 
 
-# -- the task -------------------------------------------------------------------------
+# -- the task --------------------------------------------------------------------------
 
 
 def test_one_task(sentry):
@@ -341,8 +211,7 @@ def test_sync_work_in_a_body(sentry):
 
     connection = asyncio.run(read(serve_body(body)))
     assert connection.chunks == [b"by the thread"]
-    root = sentry.root()
-    assert root.parent_of("in the thread") == "in the loop"
+    assert sentry.root().parent_of("in the thread") == "in the loop"
     assert request_id.get("-") == "-"
 
 
@@ -370,19 +239,15 @@ def test_closed_at_once(sentry, how):
             with start_span("clean up"):
                 closed.append("body")
 
-    async def view(request):
-        return StreamingHttpResponse(body())
-
     async def main():
-        await hang_up_after(serve_asgi(view), 2, how)
+        await hang_up_after(serve_body(body), 2, how)
         return list(closed)
 
     gc.disable()
     try:
-        closed_by_then = asyncio.run(main())
+        assert asyncio.run(main()) == ["body"]
     finally:
         gc.enable()
-    assert closed_by_then == ["body"]
     root = sentry.root()
     assert root.parent_of("clean up") is None
     assert root.outcome == "cancelled"
@@ -404,17 +269,7 @@ def test_error_of_a_wrapper(sentry):
             yield part
             raise ValueError("in the wrapper")
 
-    async def view(request):
-        response = StreamingHttpResponse(body())
-        response.streaming_content = failing(response.streaming_content)
-        return response
-
-    async def main():
-        return (await read(serve_asgi(view))).error
-
-    error = asyncio.run(main())
-    assert isinstance(error, ValueError)
-    del error
+    assert isinstance(asyncio.run(read(serve_content(failing, body))).error, ValueError)
     gc.collect()
     assert closed == ["body"]
     assert sentry.root().outcome == "failed"
@@ -422,7 +277,7 @@ def test_error_of_a_wrapper(sentry):
 
 
 class Numbers:
-    """An async iterator of an application's own."""
+    """An async iterator of an application's own, which may be read again by the next response."""
 
     def __init__(self):
         self.number = 0
@@ -443,19 +298,35 @@ class ClosableNumbers(Numbers):
         self.closed += 1
 
 
-@pytest.mark.parametrize("numbers", [Numbers, ClosableNumbers])
-def test_iterators_of_the_applications_own(sentry, numbers):
+class GeneratorNumbers(ClosableNumbers, collections.abc.AsyncGenerator):
+    async def asend(self, value):
+        return await self.__anext__()
+
+    async def athrow(self, *error):
+        raise StopAsyncIteration
+
+
+@pytest.mark.parametrize("read_it", [True, False])
+@pytest.mark.parametrize("numbers", [Numbers, ClosableNumbers, GeneratorNumbers])
+def test_iterators_of_the_applications_own(sentry, numbers, read_it):
     """They are iterated like any other, and not closed: Django does not either."""
     made = numbers()
-    connection = asyncio.run(read(serve_body(lambda: made)))
-    assert connection.chunks == [b"1", b"2", b"3"]
+
+    async def view(request):
+        return StreamingHttpResponse(made)
+
+    app = serve_asgi(view)
+    if read_it:
+        assert asyncio.run(read(app)).chunks == [b"1", b"2", b"3"]
+    else:
+        asyncio.run(hang_up_after(app, 1))
     assert made.closed == 0
-    assert sentry.root().outcome == "completed"
+    assert sentry.root().outcome == ("completed" if read_it else "cancelled")
 
 
 def test_a_response_that_is_read_by_the_view(sentry):
     """A response that a view reads itself is not the one that is sent."""
-    closed = []
+    closed, kept = [], []
 
     async def inner():
         try:
@@ -466,70 +337,24 @@ def test_a_response_that_is_read_by_the_view(sentry):
         finally:
             closed.append("inner")
 
-    async def outer():
-        yield b"3"
-
-    kept = []
-
     async def view(request):
         response = StreamingHttpResponse(inner())
         steps = response.__aiter__()
         kept.append((response, steps))
         first = await steps.__anext__()
-        closed.append("view")
 
-        async def both():
+        async def outer():
             yield first
-            async for part in outer():
-                yield part
+            yield b"3"
 
-        return StreamingHttpResponse(both())
+        return StreamingHttpResponse(outer())
 
     async def main():
         connection = await read(serve_asgi(view))
         return connection.chunks, list(closed)
 
-    assert asyncio.run(main()) == ([b"1", b"3"], ["view"])
+    assert asyncio.run(main()) == ([b"1", b"3"], [])
     assert "inner" in sentry.root().names()
-
-
-def test_plain_application_keeps_its_context(init):
-    """Around any other application no context is exchanged: what it sets, the server sees."""
-    init()
-    variable = contextvars.ContextVar("variable", default="-")
-
-    async def app(scope, receive, send):
-        variable.set("by the application")
-
-    async def main():
-        await SentryMiddleware(app)(
-            {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""},
-            None,
-            None,
-        )
-        return variable.get()
-
-    assert asyncio.run(main()) == "by the application"
-
-
-# -- as without us ---------------------------------------------------------------------
-
-
-def test_body_resets_a_token_of_the_view(sentry):
-    """It was "created in a different Context" there, and the stream failed."""
-
-    async def body(token):
-        yield request_id.get().encode()
-        request_id.reset(token)
-        yield request_id.get("-").encode()
-
-    async def view(request):
-        return StreamingHttpResponse(body(request_id.set("alice")))
-
-    connection = asyncio.run(read(serve_asgi(view)))
-    assert connection.error is None
-    assert connection.chunks == [b"alice", b"-"]
-    assert sentry.root().outcome == "completed"
 
 
 def test_heartbeat(sentry, caplog):
@@ -553,12 +378,7 @@ def test_heartbeat(sentry, caplog):
         finally:
             task.cancel()
 
-    async def view(request):
-        response = StreamingHttpResponse(body())
-        response.streaming_content = heartbeat(response.streaming_content)
-        return response
-
-    asyncio.run(hang_up_after(serve_asgi(view), 4))
+    asyncio.run(hang_up_after(serve_content(heartbeat, body), 4))
     assert sentry.root().outcome == "cancelled"
     assert not sentry.errors()
     assert not caplog.records
@@ -566,7 +386,7 @@ def test_heartbeat(sentry, caplog):
 
 def test_source_that_somebody_goes_on_to_read(sentry):
     """A middleware that fills a cache though the client has gone: it is not cut short."""
-    cached = []
+    cached, tasks = [], []
 
     async def body():
         for number in range(100):
@@ -578,76 +398,20 @@ def test_source_that_somebody_goes_on_to_read(sentry):
             await queue.put(part)
             await asyncio.sleep(0)
 
-    async def relay(queue):
-        while True:
-            yield await queue.get()
-
-    tasks = []
-
-    async def view(request):
-        response = StreamingHttpResponse(body())
+    def caching(parts):
         queue = asyncio.Queue()
-        tasks.append(asyncio.ensure_future(fill(response.streaming_content, queue)))
-        response.streaming_content = relay(queue)
-        return response
+        tasks.append(asyncio.ensure_future(fill(parts, queue)))
+
+        async def relay():
+            while True:
+                yield await queue.get()
+
+        return relay()
 
     async def main():
-        await hang_up_after(serve_asgi(view), 3)
+        await hang_up_after(serve_content(caching, body), 3)
         await tasks[0]
 
     asyncio.run(main())
     assert len(cached) == 100
     assert sentry.root().outcome == "cancelled"
-
-
-def test_server_sees_nothing_of_what_the_body_sees(init):
-    """A middleware outside of Django that writes a variable into a header, or logs it."""
-    init()
-    seen = []
-
-    async def body():
-        yield report()
-        yield report()
-
-    async def view(request):
-        return bound("A", body)
-
-    async def main():
-        application = serve_asgi(view)
-
-        async def outer(scope, receive, send):
-            async def observed(message):
-                seen.append(report())
-                await send(message)
-
-            await application(scope, receive, observed)
-
-        return await read(outer)
-
-    assert asyncio.run(main()).chunks == [b"A A;"] * 2
-    assert set(seen) == {b"- -;"}
-
-
-def test_class_of_the_application_s_own_with_aclose(init):
-    """It may be read again, by the next response."""
-    init()
-
-    class Subscription(collections.abc.AsyncGenerator):
-        closed = 0
-
-        async def asend(self, value):
-            return b"event"
-
-        async def athrow(self, *error):
-            raise StopAsyncIteration
-
-        async def aclose(self):
-            self.closed += 1
-
-    subscription = Subscription()
-
-    async def view(request):
-        return StreamingHttpResponse(subscription)
-
-    asyncio.run(hang_up_after(serve_asgi(view), 2))
-    assert subscription.closed == 0

@@ -1,24 +1,39 @@
 """Bindings of context variables: seen where they should be, and nowhere else."""
 
+import asyncio
+import contextlib
 import contextvars
+import copy
 import decimal
 import gc
+import pickle
 import threading
 
 import asgiref
 import pytest
 import sentry_sdk
-import structlog
+from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.core.signals import request_finished, request_started
 from django.http import StreamingHttpResponse
 from django.utils import translation
-from harness import Exchange, start_span
-from structlog.contextvars import bound_contextvars, get_contextvars
-from views import serve
-
-from vendored_integration.wsgi import SentryWsgiMiddleware
+from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
+from support.apps import (
+    ASYNC_BODIES,
+    DJANGO_WAYS,
+    WAYS,
+    as_async,
+    open_stream,
+    serve,
+    serve_asgi,
+    streaming_app,
+)
+from support.asgi import Connection, read
+from support.sdk import start_span
+from support.wsgi import WsgiClient
 
 request_id = contextvars.ContextVar("request_id")
+django_ways = pytest.mark.parametrize("way", DJANGO_WAYS)
 
 # Before 3.9.1 (the newest for Python 3.8 is 3.8.1) contexts share a dict of a Local's
 # attributes: to delete one is to delete it everywhere, with or without us.
@@ -28,9 +43,9 @@ LOCALS_FOLLOW_CONTEXTS = tuple(map(int, asgiref.__version__.split("."))) >= (3, 
 @pytest.fixture(autouse=True)
 def in_a_context_of_its_own():
     """What a test leaves in its thread's context must not reach the next test."""
-    structlog.contextvars.clear_contextvars()
+    clear_contextvars()
     yield
-    structlog.contextvars.clear_contextvars()
+    clear_contextvars()
 
 
 def report():
@@ -38,203 +53,151 @@ def report():
     return f"{get_contextvars().get('id', '-')} {request_id.get('-')};".encode()
 
 
-def binding_view(value, body):
-    """A view whose bindings have been left, or overwritten, when the body runs."""
-
-    def view(request):
-        with bound_contextvars(id=value):
-            token = request_id.set(value)
-            try:
-                return StreamingHttpResponse(body())
-            finally:
-                request_id.reset(token)
-
-    return view
+@contextlib.contextmanager
+def bound(value):
+    """Bind things, and leave them again, as a middleware or a view does."""
+    with bound_contextvars(id=value):
+        token = request_id.set(value)
+        try:
+            yield
+        finally:
+            request_id.reset(token)
 
 
-def test_two_requests_interleaved_on_one_thread(sentry):
-    """Each body sees its own bindings and its own trace, chunk by chunk."""
+def bound_response(value, body):
+    with bound(value):
+        return StreamingHttpResponse(body())
+
+
+def bound_app(way, body):
+    """An application whose bindings, the path of the request, have been left when a body runs."""
+    if way.startswith("wsgi"):
+        return serve(lambda request: bound_response(request.path[1:], body))
+
+    async def view(request):
+        return bound_response(request.path[1:], as_async(body))
+
+    return serve_asgi(view)
+
+
+@contextlib.contextmanager
+def connected(signal, receiver):
+    signal.connect(receiver)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver)
+
+
+def in_new_context(function):
+    return contextvars.Context().run(function)
+
+
+# -- what a body sees ------------------------------------------------------------------
+
+
+def sync_middleware(get_response):
+    """It does not know async: Django runs it in a thread, and an async view below it."""
+    return lambda request: get_response(request)
+
+
+@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+@pytest.mark.parametrize("view_kind", ["sync", "async"])
+@pytest.mark.parametrize("body_kind", ["sync", "async"])
+@pytest.mark.parametrize("server", ["wsgi", "asgi"])
+@pytest.mark.parametrize("middleware", ["none", "sync"])
+def test_body_sees_the_bindings_of_its_creation(
+    init, monkeypatch, middleware, server, view_kind, body_kind
+):
+    """structlog's and a plain ContextVar's, of a block that was left; also in sync work.
+
+    asgiref finds a thread for that: not that of the call in which the response was created.
+    With a sync middleware that call has returned before the body begins: "CurrentThreadExecutor
+    already quit or is broken", and nothing was sent.
+    """
+    sentry = init()
+    closed = []
+
+    def work(step):
+        with start_span(step):
+            return report()
+
+    class Body:
+        """With a close() of its own, which Django calls in a thread."""
+
+        def close(self):
+            closed.append(async_to_sync(sync_to_async(work))("close"))
+
+    class SyncBody(Body):
+        def __iter__(self):
+            yield work("first")
+            yield async_to_sync(sync_to_async(work))("second")
+            yield report()
+
+    class AsyncBody(Body):
+        async def __aiter__(self):
+            yield await sync_to_async(work)("first")
+            yield await sync_to_async(work)("second")
+            await asyncio.sleep(0)
+            yield report()
+
+    def respond():
+        return bound_response("A", AsyncBody if body_kind == "async" else SyncBody)
+
+    async def async_view(request):
+        return respond()
+
+    view = async_view if view_kind == "async" else lambda request: respond()
+    middlewares = [] if middleware == "none" else [__name__ + ".sync_middleware"]
+    monkeypatch.setattr(settings, "MIDDLEWARE", middlewares)
+    if server == "wsgi":
+        sent = WsgiClient(serve(view)).read()
+    else:
+        sent = b"".join(asyncio.run(read(serve_asgi(view))).chunks)
+    assert sent == b"A A;" * 3
+    assert closed == [b"- -;"]  # as without us: the body has ended
+    assert {"first", "second", "close"} <= set(sentry.root().names())
+    assert report() == b"- -;"
+
+
+@django_ways
+def test_two_requests_interleaved(sentry, way):
+    """On one thread: each body sees its own bindings and its own trace, chunk by chunk."""
 
     def body():
         for number in range(3):
             with start_span(f"{get_contextvars()['id']}{number}"):
                 yield report()
 
-    first = Exchange(serve(binding_view("A", body)), "/a")
-    second = Exchange(serve(binding_view("B", body)), "/b")
-    steps = [iter(first.response), iter(second.response)]
-    seen = b"".join(next(step) for _ in range(3) for step in steps)
-    assert seen == b"A A;B B;" * 3
-    for exchange in (first, second):
-        exchange.close()
-    sentry.wait_for(lambda: len(sentry.roots()) == 2)
-    a, b = sentry.roots()
-    assert a.trace_id != b.trace_id
-    assert [name for name in a.names() if name[0] == "A"] == ["A0", "A1", "A2"]
-    assert [name for name in b.names() if name[0] == "B"] == ["B0", "B1", "B2"]
-    assert not [name for name in a.names() if name[0] == "B"]
+    clients = [open_stream(way, bound_app(way, body), path) for path in ("/A", "/B")]
+    for _ in range(3):
+        for client in clients:
+            client.take()
     assert report() == b"- -;"
+    assert [client.read() for client in clients] == [b"A A;" * 3, b"B B;" * 3]
+    roots = sentry.wait_for_roots(2)
+    seen = sorted([name for name in root.names() if name[0] in "AB"] for root in roots)
+    assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
+    assert len({root.trace_id for root in roots}) == 2
 
 
-@pytest.mark.parametrize("django", [True, False])
-@pytest.mark.parametrize("chunks_first", [True, False])
-def test_dropped_body_is_cleaned_up_in_its_own_context(init, django, chunks_first):
-    """A response that nobody closes may be dropped while another request runs."""
-    init()
-    variable = contextvars.ContextVar("variable", default="the server's")
-    seen = []
-
-    def body():
-        try:
-            yield b"a"
-            yield b"b"
-        finally:
-            seen.append(variable.get())
-
-    def view(request):
-        variable.set("the request's")
-        return StreamingHttpResponse(body())
-
-    def app(environ, start_response):
-        variable.set("the request's")
-        start_response("200 OK", [])
-        return body()
-
-    def serve_one():
-        exchange = Exchange(serve(view) if django else SentryWsgiMiddleware(app))
-        variable.set("the server's")
-        chunks = iter(exchange.response)
-        assert next(chunks) == b"a"
-        if chunks_first:
-            del chunks
-            exchange.response = None
-        else:
-            exchange.response = None
-            del chunks
-
-    contextvars.copy_context().run(serve_one)
-    gc.collect()
-    assert seen == ["the request's"]
-
-
-def test_finally_of_a_body_can_reset_its_tokens(init):
-    """close() runs the generator's clean-up where the generator ran."""
-    init()
-    failures = []
-
-    def body():
-        token = request_id.set("inner")
-        try:
-            yield b"a"
-            yield b"b"
-        finally:
-            try:
-                request_id.reset(token)
-            except ValueError as error:
-                failures.append(error)
-
-    exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
-    next(iter(exchange.response))
-    exchange.close()
-    assert not failures
-
-
-def test_request_signals_share_a_context(init):
-    """What request_started has set, request_finished can reset."""
-    init()
-    failures, tokens = [], []
-
-    def started(**kwargs):
-        tokens.append(request_id.set("request"))
-
-    def finished(**kwargs):
-        try:
-            request_id.reset(tokens.pop())
-        except ValueError as error:
-            failures.append(error)
-
-    request_started.connect(started)
-    request_finished.connect(finished)
-    try:
-        Exchange(serve(lambda request: StreamingHttpResponse(iter([b"a"])))).read()
-    finally:
-        request_started.disconnect(started)
-        request_finished.disconnect(finished)
-    assert not failures
-
-
-def test_server_sees_what_the_application_has_set(init):
-    """An outer middleware or an access log reads variables after the application."""
+def test_two_requests_in_one_loop(init):
+    """The same where both have one event loop."""
     init()
 
-    def app(environ, start_response):
-        request_id.set("from the application")
-        start_response("200 OK", [])
-        return body()
+    async def main():
+        app = bound_app("asgi-django", lambda: iter([report(), report()]))
+        connections = [Connection(app, path, slow=True) for path in ("/A", "/B")]
+        for number in (1, 2, 3):
+            for connection in connections:
+                await connection.want(number)
+                await connection.sent(min(number, 2))
+        return [(await connection.end(), connection.chunks) for connection in connections]
 
-    def body():
-        yield b"a"
-        request_id.set("from the body")
-
-    def run():
-        exchange = Exchange(SentryWsgiMiddleware(app))
-        assert request_id.get() == "from the application"
-        exchange.read()
-        assert request_id.get() == "from the body"
-
-    contextvars.Context().run(run)
-
-
-def test_server_sees_what_a_django_body_has_set(init):
-    """A body that has a context of its own is no exception."""
-    init()
-
-    def body():
-        request_id.set("from the body")
-        yield b"a"
-
-    def run():
-        Exchange(serve(lambda request: StreamingHttpResponse(body()))).read()
-        assert request_id.get() == "from the body"
-
-    contextvars.Context().run(run)
-
-
-def test_late_close_does_not_bring_back_old_bindings(init):
-    """uWSGI may close a file response after the next request has begun."""
-    init()
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return body()
-
-    def body():
-        yield b"a"
-        request_id.set("first request")
-
-    def run():
-        exchange = Exchange(SentryWsgiMiddleware(app))
-        list(exchange.response)
-        request_id.set("second request")
-        exchange.close()
-        assert request_id.get() == "second request"
-
-    contextvars.Context().run(run)
-
-
-def test_sentry_scopes_do_not_leak_into_the_server(sentry):
-    """While a stream is open, the server's thread is outside of its request."""
-
-    def view(request):
-        sentry_sdk.set_tag("tenant", "A")
-        return StreamingHttpResponse(iter([b"a"]))
-
-    exchange = Exchange(serve(view))
-    sentry_sdk.capture_message("from the server")
-    exchange.read()
-    (event,) = sentry.errors()
-    assert "tenant" not in event.get("tags", {})
-    assert event["contexts"]["trace"]["trace_id"] != sentry.root().trace_id
+    if not ASYNC_BODIES:
+        pytest.skip("Django has no async bodies yet")
+    assert asyncio.run(main()) == [(None, [b"A A;"] * 2), (None, [b"B B;"] * 2)]
 
 
 def test_scope_of_the_view_is_the_body_s(sentry):
@@ -249,10 +212,8 @@ def test_scope_of_the_view_is_the_body_s(sentry):
         sentry_sdk.capture_message("from the body")
         yield b"a"
 
-    Exchange(serve(view)).read()
-    (event,) = sentry.errors()
-    assert event["tags"]["tenant"] == "A"
-    assert event["contexts"]["trace"]["trace_id"] == sentry.root().trace_id
+    WsgiClient(serve(view)).read()
+    assert sentry.one_error(sentry.root())["tags"]["tenant"] == "A"
 
 
 def test_response_made_elsewhere_is_traced_in_its_request(sentry):
@@ -267,10 +228,10 @@ def test_response_made_elsewhere_is_traced_in_its_request(sentry):
         request_id.set("thread")
         made.append(StreamingHttpResponse(body()))
 
-    thread = threading.Thread(target=contextvars.Context().run, args=(make,))
+    thread = threading.Thread(target=in_new_context, args=(make,))
     thread.start()
     thread.join()
-    assert Exchange(serve(lambda request: made[0])).read() == b"- thread;"
+    assert WsgiClient(serve(lambda request: made[0])).read() == b"- thread;"
     root = sentry.root()
     assert root.parent_of("in the body") is None
     assert root.outcome == "completed"
@@ -279,139 +240,239 @@ def test_response_made_elsewhere_is_traced_in_its_request(sentry):
 def test_wrapped_streaming_content_runs_where_it_was_created(init):
     """A middleware that replaces the content (gzip does) does not lose the context."""
     init()
-    inner = binding_view("A", lambda: iter(()))
 
     def view(request):
-        response = inner(request)
+        response = bound_response("A", lambda: iter(()))
         response.streaming_content = (report() for _ in range(1))
         return response
 
-    assert Exchange(serve(view)).read() == b"A A;"
+    assert WsgiClient(serve(view)).read() == b"A A;"
+
+
+def test_what_is_bound_later_is_seen(init):
+    """By a middleware outside of the view, say."""
+    init()
+    outer = contextvars.ContextVar("outer", default="-")
+    inner = contextvars.ContextVar("inner", default="-")
+
+    def view(request):
+        outer.set("before")
+        response = StreamingHttpResponse(f"{outer.get()} {inner.get()}" for _ in range(1))
+        inner.set("later")
+        outer.set("later")
+        return response
+
+    assert WsgiClient(serve(view)).read() == b"later later"
+
+
+def test_response_that_is_served_twice(init):
+    """The second request sees nothing of the first."""
+    init()
+
+    class Again(StreamingHttpResponse):
+        def __iter__(self):
+            yield get_contextvars().get("id", "-").encode()
+
+    made = []
+
+    def view(request):
+        with bound_contextvars(id="alice"):
+            made.append(made[0] if made else Again([]))
+        return made[-1]
+
+    assert [WsgiClient(serve(view)).read() for _ in range(2)] == [b"alice", b"-"]
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read", "hung up on"])
+def test_bindings_of_the_body_end_with_it(init, read):
+    """What was set again for the body is nobody else's, and the body may change it.
+
+    A body that is cut short ends in close(), which therefore sees what it sees.
+    """
+    init()
+    seen = []
+
+    def body():
+        yield report()
+        with bound("B"):
+            yield report()
+        seen.append(report())
+
+    with connected(request_finished, lambda **kwargs: seen.append(report())):  # noqa: B023
+        client = WsgiClient(bound_app("wsgi-django", body), "/A")
+        client.take(2)
+        assert client.chunks == [b"A A;", b"B B;"]
+        assert report() == b"- -;"
+        if read:
+            client.read()
+        else:
+            client.close()
+    assert seen == ([b"A A;", b"- -;"] if read else [b"A A;"])
+    assert report() == b"- -;"
+
+
+# -- what decides about the bytes is as without us -------------------------------------
 
 
 @pytest.mark.skipif(not LOCALS_FOLLOW_CONTEXTS, reason="asgiref is too old")
 def test_language_is_what_it_is_without_us(init):
-    """Django's own settings of a block that was left: they decide about the bytes."""
+    """Django's own settings of a block that was left."""
     init()
 
     def view(request):
         with translation.override("fr"), translation.override("de"):
-            return StreamingHttpResponse(translation.get_language().encode() for _ in range(1))
+            return StreamingHttpResponse(translation.get_language() for _ in range(1))
 
     for _ in range(2):  # the second finds what the first has left in this thread
-        assert Exchange(serve(view)).read() == translation.get_language().encode() != b"de"
+        assert WsgiClient(serve(view)).read() == translation.get_language().encode() != b"de"
 
 
 def test_decimals_are_what_they_are_without_us(init):
-    """A context of theirs that was left decides about the bytes, too."""
+    """A context of theirs that was left."""
     init()
-
-    def body():
-        yield str(decimal.Decimal(1) / 7).encode()
 
     def view(request):
         with decimal.localcontext() as context:
             context.prec = 3
-            return StreamingHttpResponse(body())
+            return StreamingHttpResponse(str(decimal.Decimal(1) / 7) for _ in range(1))
 
     for _ in range(2):  # the second finds what the first has left in this thread
-        assert Exchange(serve(view)).read() == str(decimal.Decimal(1) / 7).encode() != b"0.143"
+        assert WsgiClient(serve(view)).read() == str(decimal.Decimal(1) / 7).encode() != b"0.143"
 
 
 def test_streaming_response_can_still_be_copied(init):
     """A context can be neither copied nor pickled, and must not stand in the way."""
-    import copy
-    import pickle
-
     init()
     response = StreamingHttpResponse([b"a", b"b"])
-    assert b"".join(copy.deepcopy(response)) == b"ab"
-    assert b"".join(pickle.loads(pickle.dumps(response))) == b"ab"
+    for copied in (copy.deepcopy(response), pickle.loads(pickle.dumps(response))):
+        assert b"".join(copied) == b"ab"
     assert b"".join(copy.copy(response)) == b"ab"
 
 
-# -- as without us ---------------------------------------------------------------------
+# -- tokens ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("read", [True, False], ids=["read", "hung up on"])
+@pytest.mark.parametrize("whose", ["the view's", "the body's"])
+def test_body_resets_a_token(sentry, way, read, whose):
+    """In its clean-up. It was "created in a different Context", and the stream failed."""
+    tokens, failures = [], []
+
+    def view():
+        if whose == "the view's":
+            tokens.append(request_id.set("alice"))
+
+    def body():
+        if whose == "the body's":
+            tokens.append(request_id.set("alice"))
+        try:
+            for _ in range(3):
+                yield request_id.get().encode()
+        finally:
+            try:
+                request_id.reset(tokens.pop())
+            except ValueError as error:
+                failures.append(error)
+
+    client = open_stream(way, streaming_app(way, body, view))
+    client.take()
+    if read:
+        assert client.read() == b"alice" * 3
+    else:
+        client.hang_up()
+    assert not failures
+    assert not tokens
+    assert request_id.get("-") == "-"
+    assert sentry.root().outcome == ("completed" if read else "cancelled")
+    assert not sentry.errors()
+
+
+def test_closer_where_the_body_was_not_iterated_by_us(init):
+    """Django's test client, a command, another middleware in between: as it is without us."""
+    init()
+    cleaned_up = []
+
+    def body():
+        with bound("the body"):
+            yield b"a"
+        cleaned_up.append(True)
+
+    with bound_contextvars(id="A"):
+        response = StreamingHttpResponse(body())
+    assert next(iter(response)) == b"a"
+    response.close()
+    assert request_id.get("-") == "-"
+
+
+def test_request_signals_share_a_context(init):
+    """What request_started has set, request_finished can reset."""
+    init()
+    tokens = []
+    with connected(request_started, lambda **kwargs: tokens.append(request_id.set("request"))):
+        with connected(request_finished, lambda **kwargs: request_id.reset(tokens.pop())):
+            WsgiClient(serve(lambda request: StreamingHttpResponse(iter([b"a"])))).read()
+    assert not tokens
+    assert request_id.get("-") == "-"
 
 
 @pytest.mark.parametrize("where", ["close", "body"])
 def test_variable_that_is_reset_is_unset_for_the_next_request(init, where):
     """The user of one request was that of the next one in this thread."""
     init()
-    seen = []
+    seen, tokens = [], []
 
-    class Response:
+    class Body:
         def __iter__(self):
             yield b"a"
             if where == "body":
-                request_id.reset(self.token)
+                request_id.reset(tokens.pop())
 
         def close(self):
             if where == "close":
-                request_id.reset(self.token)
+                request_id.reset(tokens.pop())
 
-    def app(environ, start_response):
+    def view():
         seen.append(request_id.get("-"))
-        response = Response()
-        response.token = request_id.set("alice")
-        start_response("200 OK", [])
-        return response
+        tokens.append(request_id.set("alice"))
 
-    application = SentryWsgiMiddleware(app)
+    app = streaming_app("wsgi-plain", Body, view)
     for _ in range(2):
-        first = Exchange(application)
+        client = WsgiClient(app)
         assert request_id.get("-") == "alice"  # as without us, until it is reset
-        first.read()
+        client.read()
         assert request_id.get("-") == "-"
     assert seen == ["-", "-"]
 
 
-@pytest.mark.parametrize("read", [True, False], ids=["read", "hung up on"])
-def test_body_resets_a_token_of_the_view(sentry, read):
-    """It was "created in a different Context" there, and the stream failed."""
-
-    def view(request):
-        return StreamingHttpResponse(body(request_id.set("alice")))
-
-    def body(token):
-        try:
-            yield request_id.get().encode()
-            yield request_id.get().encode()
-        finally:
-            request_id.reset(token)
-
-    exchange = Exchange(serve(view))
-    if read:
-        assert exchange.read() == b"alicealice"
-    else:
-        next(iter(exchange.response))
-        exchange.close()
-    assert request_id.get("-") == "-"
-    assert sentry.root().outcome == ("completed" if read else "cancelled")
-    assert not sentry.errors()
+# -- what gets to the server -----------------------------------------------------------
 
 
-def test_close_sees_what_the_body_has_set(init):
-    """Django closes caches in there, which it finds in a context variable."""
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_server_sees_what_the_application_has_set(init, way):
+    """An outer middleware or an access log reads variables after the application.
+
+    And close() sees what the body has set: Django closes caches in there, which it finds in
+    a context variable.
+    """
     init()
-    own = contextvars.ContextVar("own", default="-")
-    seen = []
+    closing = []
 
     def body():
         yield b"a"
-        own.set("of the body")
+        request_id.set("from the body")
 
-    def finished(**kwargs):
-        seen.append(own.get())
+    def run():
+        client = WsgiClient(streaming_app(way, body, lambda: request_id.set("from the view")))
+        assert request_id.get() == "from the view"
+        client.take()
+        assert list(client._steps) == []
+        assert request_id.get() == "from the body"
+        client.close()
 
-    request_finished.connect(finished)
-    try:
-        exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
-        assert b"".join(exchange.response) == b"a"
-        assert own.get() == "of the body"  # an outer middleware's, before close()
-        exchange.close()
-    finally:
-        request_finished.disconnect(finished)
-    assert seen == ["of the body"]
+    with connected(request_finished, lambda **kwargs: closing.append(request_id.get())):
+        in_new_context(run)
+    assert closing == ["from the body"] * ("django" in way)
 
 
 def test_what_the_body_sets_in_place_of_a_binding_is_kept(init):
@@ -431,110 +492,66 @@ def test_what_the_body_sets_in_place_of_a_binding_is_kept(init):
         yield own.get().encode()
         own.set("body")
 
-    def finished(**kwargs):
-        seen.append(own.get())
-
-    request_finished.connect(finished)
-    try:
-        assert Exchange(serve(view)).read() == b"view"
-    finally:
-        request_finished.disconnect(finished)
+    with connected(request_finished, lambda **kwargs: seen.append(own.get())):
+        assert WsgiClient(serve(view)).read() == b"view"
     assert seen == ["body"]
 
 
-def test_response_that_is_served_twice(init):
-    """The second request sees nothing of the first."""
+def test_late_close_does_not_bring_back_old_bindings(init):
+    """uWSGI may close a file response after the next request has begun."""
     init()
-
-    class Again(StreamingHttpResponse):
-        def __iter__(self):
-            yield get_contextvars().get("id", "-").encode()
-
-    made = []
-
-    def view(request):
-        with bound_contextvars(id="alice"):
-            made.append(made[0] if made else Again([]))
-        return made[-1]
-
-    assert Exchange(serve(view)).read() == b"alice"
-    assert Exchange(serve(view)).read() == b"-"
-
-
-def test_what_is_bound_later_is_seen(init):
-    """By a middleware outside of the view, say."""
-    init()
-    outer = contextvars.ContextVar("outer", default="-")
-    inner = contextvars.ContextVar("inner", default="-")
 
     def body():
-        yield f"{outer.get()} {inner.get()}".encode()
+        yield b"a"
+        request_id.set("first request")
 
-    def view(request):
-        outer.set("before")
-        response = StreamingHttpResponse(body())
-        inner.set("later")
-        outer.set("later")
-        return response
+    def run():
+        client = WsgiClient(streaming_app("wsgi-plain", body))
+        assert list(client.response) == [b"a"]
+        request_id.set("second request")
+        client.close()
+        assert request_id.get() == "second request"
 
-    assert Exchange(serve(view)).read() == b"later later"
+    in_new_context(run)
 
 
-def test_closer_where_the_body_was_not_iterated_by_us(init):
-    """Django's test client, a command, another middleware in between: as it is without us."""
+def test_sentry_scopes_do_not_leak_into_the_server(sentry):
+    """While a stream is open, the server's thread is outside of its request."""
+    app = streaming_app(
+        "wsgi-django", lambda: iter([b"a"]), lambda: sentry_sdk.set_tag("tenant", "A")
+    )
+    client = WsgiClient(app)
+    sentry_sdk.capture_message("from the server")
+    client.read()
+    (event,) = sentry.errors()
+    assert "tenant" not in event.get("tags", {})
+    assert event["contexts"]["trace"]["trace_id"] != sentry.root().trace_id
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+@pytest.mark.parametrize("chunks_first", [True, False])
+def test_dropped_body_is_cleaned_up_in_its_own_context(init, way, chunks_first):
+    """A response that nobody closes may be dropped while another request runs."""
     init()
-    failures = []
-
-    def body():
-        token = request_id.set("of the body")
-        try:
-            yield b"a"
-        finally:
-            try:
-                request_id.reset(token)
-            except ValueError as error:
-                failures.append(error)
-
-    with bound_contextvars(id="A"):
-        response = StreamingHttpResponse(body())
-    assert next(iter(response)) == b"a"
-    response.close()
-    assert not failures
-    assert request_id.get("-") == "-"
-
-
-@pytest.mark.parametrize("read", [True, False], ids=["read", "hung up on"])
-def test_bindings_of_the_body_end_with_it(init, read):
-    """What was set again for the body is nobody else's, and the body may change it.
-
-    A body that is cut short ends in close(), which therefore sees what it sees.
-    """
-    init()
+    variable = contextvars.ContextVar("variable", default="the server's")
     seen = []
 
     def body():
-        yield report()
-        token = request_id.set("B")
         try:
-            yield report()
+            yield b"a"
+            yield b"b"
         finally:
-            request_id.reset(token)
-            seen.append(report())
+            seen.append(variable.get())
 
-    def finished(**kwargs):
-        seen.append(report())
+    def serve_one():
+        client = WsgiClient(streaming_app(way, body, lambda: variable.set("the request's")))
+        variable.set("the server's")
+        client.take()
+        if chunks_first:
+            client._steps = None
+        client.response = None
+        client._steps = None
 
-    request_finished.connect(finished)
-    try:
-        exchange = Exchange(serve(binding_view("A", body)))
-        steps = iter(exchange.response)
-        assert next(steps) == b"A A;"
-        assert next(steps) == b"A B;"
-        assert report() == b"- -;"
-        if read:
-            assert list(steps) == []
-        exchange.close()
-    finally:
-        request_finished.disconnect(finished)
-    assert seen == [b"A A;", b"- -;" if read else b"A A;"]
-    assert report() == b"- -;"
+    contextvars.copy_context().run(serve_one)
+    gc.collect()
+    assert seen == ["the request's"]

@@ -1,17 +1,20 @@
-"""How a response ended, as the ingest is told."""
+"""How a streaming response ended, as the ingest is told: WSGI and ASGI, Django and not."""
 
 import gc
 import threading
+import time
 
 import pytest
 import sentry_sdk
 from django.http import FileResponse, StreamingHttpResponse
-from harness import TRACE_HEAD, Exchange, start_span, static_status
-from views import serve
+from support.apps import ASGI_WAYS, WAYS, open_stream, serve, streaming_app
+from support.sdk import TRACE_HEAD, start_span, status_of
+from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
+every_way = pytest.mark.parametrize("way", WAYS)
 TIMES = (
     "http.response.stream.time_to_first_chunk",
     "http.response.stream.produce_time",
@@ -20,289 +23,325 @@ TIMES = (
 )
 
 
-def streaming(*chunks, headers=None, status=200):
-    """A view whose streaming response makes a span for each chunk."""
+def body_of(*chunks):
+    """A body that makes a span for each chunk, and another when it is left."""
 
-    def view(request):
-        def body():
+    def body():
+        try:
             for number, chunk in enumerate(chunks):
                 with start_span(f"chunk {number}"):
                     if isinstance(chunk, BaseException):
                         raise chunk
-                    yield chunk
+                yield chunk
+        finally:
+            with start_span("clean up"):
+                pass
 
-        return StreamingHttpResponse(body(), headers=headers, status=status)
-
-    return view
+    return body
 
 
-def test_completed(sentry, lifecycle):
-    """A stream that was read to its end: all spans, all data, status from HTTP."""
-    exchange = Exchange(serve(streaming(b"a", b"bc", b"def")), "/export")
-    assert exchange.read() == b"abcdef"
+@pytest.fixture
+def opened(init, lifecycle):
+    """Send a request to a new streaming application; return the ingest and the client."""
+
+    def opened(way, *chunks, path="/", request=(), sdk=(), status=200, headers=(), **options):
+        sentry = init(lifecycle, DjangoIntegration(**options), **dict(sdk))
+        app = streaming_app(way, body_of(*chunks), status=status, headers=headers, **options)
+        return sentry, open_stream(way, app, path, **dict(request))
+
+    return opened
+
+
+@every_way
+def test_completed(opened, way):
+    """Read to its end: all spans, all data, status from HTTP."""
+    began = time.perf_counter()
+    sentry, client = opened(way, b"a", b"bc", b"def")
+    assert client.read() == b"abcdef"
+    elapsed = time.perf_counter() - began
     root = sentry.root()
-    assert root.outcome == "completed"
-    assert root.status == "ok"
+    assert (root.op, root.outcome, root.status) == ("http.server", "completed", "ok")
     assert root.data["http.response.stream.chunks"] == 3
     assert root.data["http.response.body.size"] == 6
     # Up to 2.11 the SDK itself does not send it.
     assert root.data.get("http.response.status_code", 200) == 200
-    for number in range(3):
-        assert root.parent_of(f"chunk {number}") is None
+    for name in ("chunk 0", "chunk 1", "chunk 2", "clean up"):
+        assert root.parent_of(name) is None
     for name in TIMES:
-        assert root.data[name] >= 0
-    assert (
-        root.data["http.response.stream.time_to_first_chunk"]
-        >= root.data["http.server.return_time"]
-    )
+        assert 0 <= root.data[name] <= elapsed * 1000
+    assert root.data[TIMES[0]] >= root.data["http.server.return_time"]
+    assert not sentry.errors()
 
 
-def test_times_tell_a_slow_client_from_a_slow_generator(init):
-    """produce_time is inside next(), send_time between two of them; in milliseconds."""
-    sentry = init()
-    exchange = Exchange(serve(streaming(b"a", b"b")))
-    steps = iter(exchange.response)
-    next(steps)
-    threading.Event().wait(0.05)  # the client is slow here
-    next(steps)
-    exchange.close()
-    data = sentry.root().data
-    assert data["http.response.stream.send_time"] >= 50
-    assert data["http.response.stream.produce_time"] < data["http.response.stream.send_time"]
-
-
-def test_http_error_status_is_kept(sentry, lifecycle):
+@every_way
+def test_http_error_status_is_kept(opened, lifecycle, way):
     """The outcome says how the stream ended, the status what HTTP said."""
-    Exchange(serve(streaming(b"no", status=404))).read()
+    sentry, client = opened(way, b"no", status=404)
+    client.read()
+    assert sentry.root().outcome == "completed"
+    assert sentry.root().status == status_of(lifecycle, "not_found")
+
+
+@every_way
+def test_cancelled(opened, lifecycle, way):
+    """The client hangs up in mid-stream: no error. Clean-up of the body is still traced."""
+    sentry, client = opened(way, *[b"event"] * 9)
+    client.take(2)
+    client.hang_up()
     root = sentry.root()
-    assert root.outcome == "completed"
-    assert root.status == ("not_found" if lifecycle == "static" else "error")
-
-
-def test_cancelled(sentry, lifecycle):
-    """Closed before its end: the client hung up. Clean-up of the body is still traced."""
-
-    def view(request):
-        def body():
-            try:
-                while True:
-                    yield b"event"
-            finally:
-                with start_span("clean up"):
-                    pass
-
-        return StreamingHttpResponse(body())
-
-    exchange = Exchange(serve(view))
-    steps = iter(exchange.response)
-    next(steps), next(steps)
-    exchange.close()
-    root = sentry.root()
-    assert root.outcome == "cancelled"
-    assert root.status == static_status(lifecycle, "cancelled")
-    assert root.data["http.response.stream.chunks"] == 2
+    assert (root.outcome, root.status) == ("cancelled", status_of(lifecycle, "cancelled"))
+    # (under ASGI there was one more, which the server refused)
+    assert root.data["http.response.stream.chunks"] == 2 + (way in ASGI_WAYS)
     assert root.parent_of("clean up") is None
     assert not sentry.errors()
 
 
-def test_failed(sentry, lifecycle):
+@every_way
+def test_failed(opened, lifecycle, way):
     """The body raised: one event, in the trace, and the same error for the server."""
     error = ValueError("half-way")
-    exchange = Exchange(serve(streaming(b"a", error)))
+    sentry, client = opened(way, b"a", error)
     with pytest.raises(ValueError, match="half-way") as caught:
-        exchange.read()
+        client.read()
     assert caught.value is error
     root = sentry.root()
-    assert root.outcome == "failed"
-    assert root.status == static_status(lifecycle, "internal_error")
-    (event,) = sentry.errors()
-    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+    assert (root.outcome, root.status) == ("failed", status_of(lifecycle, "internal_error"))
+    event = sentry.one_error(root)
     assert event["transaction"] == root.name
     assert event["exception"]["values"][-1]["mechanism"]["handled"] is False
     # (the event's span is the chunk's, or the root once that has been left)
     assert event["contexts"]["trace"]["span_id"] in root.span_ids
 
 
-def test_error_in_close_is_reported_and_raised(sentry, lifecycle):
-    """Not even an AttributeError of a response's close() is swallowed."""
-
-    class Response(list):
-        def close(self):
-            raise AttributeError("in close")
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return Response([b"a"])
-
-    exchange = Exchange(SentryWsgiMiddleware(app, finish_on="close"))
-    assert b"".join(exchange.response) == b"a"
-    with pytest.raises(AttributeError, match="in close"):
-        exchange.close()
+@every_way
+def test_timed_out(opened, lifecycle, way):
+    """At response_timeout the transaction is sent; the stream goes on, and tells nothing new."""
+    sentry, client = opened(way, b"a", b"b", b"c", response_timeout=0.2)
+    client.take(1)
     root = sentry.root()
-    assert root.status == static_status(lifecycle, "internal_error")
-    (event,) = sentry.errors()
-    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
-
-
-def test_error_in_close_after_failed_body(sentry):
-    """Both errors are reported, both in the request's trace."""
-
-    class Body:
-        def __iter__(self):
-            yield b"a"
-            raise ValueError("in body")
-
-        def close(self):
-            raise KeyError("in close")
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return Body()
-
-    exchange = Exchange(SentryWsgiMiddleware(app))
-    with pytest.raises(KeyError, match="in close"):
-        exchange.read()
-    root = sentry.root()
-    assert root.outcome == "failed"
-    assert [event["exception"]["values"][-1]["type"] for event in sentry.errors()] == [
-        "ValueError",
-        "KeyError",
-    ]
-    for event in sentry.errors():
-        assert event["contexts"]["trace"]["trace_id"] == root.trace_id
-        assert event["request"]["url"] == "http://localhost/"
-
-
-def test_timed_out(init, lifecycle):
-    """Past response_timeout the transaction is sent, while the response stays open."""
-    sentry = init(lifecycle, DjangoIntegration(response_timeout=0.2))
-    exchange = Exchange(serve(streaming(b"a", b"b", b"c")))
-    steps = iter(exchange.response)
-    next(steps)
-    root = sentry.root()
-    assert root.outcome == "timed_out"
-    assert root.status == static_status(lifecycle, "deadline_exceeded")
+    assert (root.outcome, root.status) == ("timed_out", status_of(lifecycle, "deadline_exceeded"))
     assert root.data["http.response.stream.chunks"] == 1
-    # The rest of the body goes on as if nothing had happened, and tells nothing new.
-    assert list(steps) == [b"b", b"c"]
-    exchange.close()
+    assert root.duration >= 0.2
+    assert client.read() == b"abc"
     again = sentry.root()
     assert (again.span_id, again.outcome) == (root.span_id, "timed_out")
     assert again.data["http.response.stream.chunks"] == 1
+    # Later spans are lost in the static lifecycle, and are of the trace in the other.
+    assert ("chunk 2" in again.names()) == (lifecycle == "stream")
 
 
-def test_error_after_the_deadline_is_in_the_trace(init, lifecycle):
+@every_way
+def test_error_after_the_deadline_is_in_the_trace(opened, way):
     """The transaction is gone by then, but not its trace, nor the request's data."""
-    sentry = init(lifecycle, DjangoIntegration(response_timeout=0.1))
-    exchange = Exchange(serve(streaming(b"a", ValueError("late"))), "/late")
-    steps = iter(exchange.response)
-    next(steps)
+    sentry, client = opened(way, b"a", ValueError("late"), path="/late", response_timeout=0.1)
+    client.take(1)
     root = sentry.root()
     with pytest.raises(ValueError, match="late"):
-        next(steps)
-    exchange.close()
-    (event,) = sentry.errors()
-    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
-    assert event["request"]["url"] == "http://localhost/late"
+        client.read()
+    assert sentry.one_error(root)["request"]["url"].endswith("/late")
     assert sentry.root().outcome == "timed_out"
+
+
+@every_way
+def test_response_timeout_none_never_ends_it(opened, way):
+    """None: no deadline at all."""
+    sentry, client = opened(way, b"a", b"b", response_timeout=None)
+    client.take(1)
+    with pytest.raises(TimeoutError):
+        sentry.root(timeout=0.2)
+    client.hang_up()
+    assert sentry.root().outcome == "cancelled"
 
 
 def test_deadline_counts_from_the_return(init):
     """However long the view has taken: its stream has the whole response_timeout."""
-    timeout = 2.0
-    sentry = init(integration=DjangoIntegration(response_timeout=timeout))
+    sentry = init(integration=DjangoIntegration(response_timeout=1.0))
 
     def view(request):
-        threading.Event().wait(timeout)
-        return streaming(b"a")(request)
+        threading.Event().wait(1.0)
+        return StreamingHttpResponse(iter([b"a"]))
 
-    exchange = Exchange(serve(view))
+    client = WsgiClient(serve(view))
     with pytest.raises(TimeoutError):
-        sentry.root(timeout=0.3)
-    assert exchange.read() == b"a"
+        sentry.root(timeout=0.2)
+    assert client.read() == b"a"
     assert sentry.root().outcome == "completed"
 
 
-def test_response_timeout_none_never_ends_it(init):
-    """None: no deadline at all."""
-    sentry = init(integration=DjangoIntegration(response_timeout=None))
-    exchange = Exchange(serve(streaming(b"a")))
-    steps = iter(exchange.response)
-    next(steps)
-    with pytest.raises(TimeoutError):
-        sentry.root(timeout=0.3)
-    exchange.close()
-    assert sentry.root().outcome == "cancelled"
+@every_way
+def test_evicted(init, lifecycle, way):
+    """At more than max_open_responses open, the oldest is finished at once, and lives on."""
+    options = {"max_open_responses": 2}
+    sentry = init(lifecycle, DjangoIntegration(**options))
+    app = streaming_app(way, body_of(b"a", b"b"), **options)
+    clients = [open_stream(way, app, f"/{number}") for number in range(3)]
+    root = sentry.root()
+    assert (root.outcome, root.status) == ("evicted", status_of(lifecycle, "aborted"))
+    assert [client.read() for client in clients] == [b"ab"] * 3
+    outcomes = sorted(root.outcome for root in sentry.wait_for_roots(3))
+    assert outcomes == ["completed", "completed", "evicted"]
 
 
-def test_abandoned(sentry, lifecycle):
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_abandoned(opened, lifecycle, way):
     """Dropped without close(): the garbage collector tells, not the deadline."""
-    exchange = Exchange(serve(streaming(b"a", b"b")))
-    next(iter(exchange.response))
-    exchange.response = None
+    sentry, client = opened(way, b"a", b"b")
+    client.take(1)
+    client.drop()
     gc.collect()
     root = sentry.root()
-    assert root.outcome == "abandoned"
-    assert root.status == static_status(lifecycle, "aborted")
+    assert (root.outcome, root.status) == ("abandoned", status_of(lifecycle, "aborted"))
     assert not sentry.errors()
 
 
-def test_evicted(init, lifecycle):
-    """At more than max_open_responses open, the oldest is finished at once, and lives on."""
-    sentry = init(lifecycle, DjangoIntegration(max_open_responses=2))
-    app = serve(streaming(b"a", b"b"))
-    exchanges = [Exchange(app, f"/{number}") for number in range(3)]
+@pytest.mark.fault(
+    "`close()` comes twice",
+    client="what it had got by then",
+    log="nothing",
+    sink="one transaction, with the outcome of the first",
+)
+def test_second_close_changes_nothing(opened, caplog):
+    """Outcome, status and counters are those of the first ending."""
+    sentry, client = opened("wsgi-django", b"a", b"b")
+    client.take(1)
+    client.close()
+    client.close()
     root = sentry.root()
-    assert root.outcome == "evicted"
-    assert root.status == static_status(lifecycle, "aborted")
-    assert [exchange.read() for exchange in exchanges] == [b"ab"] * 3
-    sentry.wait_for(lambda: len(sentry.roots()) == 3)
-    assert sorted(root.outcome for root in sentry.roots()) == [
-        "completed",
-        "completed",
-        "evicted",
-    ]
+    assert root.outcome == "cancelled"
+    assert root.data["http.response.stream.chunks"] == 1
+    assert not caplog.records
+
+
+@every_way
+@pytest.mark.parametrize("rate", [0.0, None])
+def test_not_sampled(opened, way, rate):
+    """Nothing is sent of the request, but its errors are, with its data."""
+    sentry, client = opened(
+        way, b"a", ValueError("seen"), path="/path", sdk={"traces_sample_rate": rate}
+    )
+    with pytest.raises(ValueError, match="seen"):
+        client.read()
+    assert not sentry.roots()
+    (event,) = sentry.errors()
+    assert event["request"]["url"].endswith("/path")
+
+
+# -- a client that has got all it was to get ---------------------------------------------
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "outcome"),
+    [
+        ("GET", 200, [("Content-Length", "2")], "completed"),
+        ("GET", 200, [("content-length", "2")], "completed"),
+        ("GET", 200, [("Content-Length", "3")], "cancelled"),
+        ("GET", 200, [("Content-Length", "x")], "cancelled"),
+        ("GET", 304, [], "completed"),
+        ("HEAD", 200, [], "completed"),
+        # nginx and Apache send another file then, and close our response.
+        ("GET", 200, [("X-Accel-Redirect", "/protected/file")], "completed"),
+        ("GET", 200, [("x-sendfile", "/protected/file")], "completed"),
+        ("GET", 200, [("X-Accel-Buffering", "no")], "cancelled"),
+    ],
+)
+def test_what_was_to_be_sent(init, way, method, status, headers, outcome):
+    """It may leave at any time: servers stop at Content-Length, without asking for the end."""
+    sentry = init(integration=DjangoIntegration(**TRACE_HEAD))
+    options = {} if "django" in way else TRACE_HEAD
+    app = streaming_app(way, body_of(b"a", b"b", b""), status=status, headers=headers, **options)
+    client = open_stream(way, app, method=method)
+    if status != 304:  # servers read nothing of it
+        client.take(2)
+    client.hang_up()
+    assert sentry.root().outcome == outcome
 
 
 def test_never_iterated_is_not_cancelled(init):
-    """A server does not iterate the response to HEAD, or a 304."""
+    """A server does not iterate the response to HEAD."""
     sentry = init(integration=DjangoIntegration(**TRACE_HEAD))
-    Exchange(serve(streaming(b"a")), method="HEAD").close()
-    assert sentry.root().outcome == "completed"
-    assert sentry.root().status == "ok"
+    WsgiClient(streaming_app("wsgi-django", body_of(b"a")), method="HEAD").close()
+    assert (sentry.root().outcome, sentry.root().status) == ("completed", "ok")
 
 
-def test_head_that_is_iterated_in_part_is_not_cancelled(init):
-    """Some servers take the first chunk of a HEAD response before they close it."""
-    sentry = init(integration=DjangoIntegration(**TRACE_HEAD))
-    exchange = Exchange(serve(streaming(b"a", b"b")), method="HEAD")
-    next(iter(exchange.response))
-    exchange.close()
-    assert sentry.root().outcome == "completed"
+# -- times and sizes -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("length", "outcome"), [("2", "completed"), ("3", "cancelled"), ("x", "cancelled")]
-)
-def test_content_length_that_was_sent_is_complete(init, length, outcome):
-    """Servers stop at Content-Length, without asking for the chunk after the last."""
+def test_times_tell_a_slow_client_from_a_slow_generator(opened):
+    """produce_time is inside next(), send_time between two of them; in milliseconds."""
+    sentry, client = opened("wsgi-django", b"a", b"b")
+    client.take(1)
+    threading.Event().wait(0.05)  # the client is slow here
+    client.take(1)
+    client.close()
+    data = sentry.root().data
+    assert data["http.response.stream.send_time"] >= 50
+    assert data["http.response.stream.produce_time"] < data["http.response.stream.send_time"]
+
+
+@every_way
+@pytest.mark.parametrize("chunks", [[b"", b"", b"", b"ab"], [b"", b""]])
+def test_empty_chunks(init, way, chunks):
+    """Servers send nothing for them: what counts is the first byte, if there is one."""
     sentry = init()
-    exchange = Exchange(serve(streaming(b"a", b"b", b"c", headers={"Content-Length": length})))
-    steps = iter(exchange.response)
-    next(steps), next(steps)
-    exchange.close()
-    assert sentry.root().outcome == outcome
+
+    def body():
+        for number, chunk in enumerate(chunks):
+            if number == len(chunks) - 1:
+                threading.Event().wait(0.05)
+            yield chunk
+
+    open_stream(way, streaming_app(way, body)).read()
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert root.data["http.response.body.size"] == len(b"".join(chunks))
+    assert root.data["http.response.stream.chunks"] == any(chunks)
+    first = root.data.get("http.response.stream.time_to_first_chunk")
+    assert first >= 50 if any(chunks) else first is None
 
 
 def test_file_response_without_file_wrapper(sentry, tmp_path):
     """A server without wsgi.file_wrapper iterates a file response as any other."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * 10_000)
-    exchange = Exchange(serve(lambda request: FileResponse(path.open("rb"))))
-    assert exchange.read() == b"x" * 10_000
+    client = WsgiClient(serve(lambda request: FileResponse(path.open("rb"))))
+    assert client.read() == b"x" * 10_000
     root = sentry.root()
     assert root.outcome == "completed"
     assert root.data["http.response.body.size"] == 10_000
+
+
+# -- errors of close() ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body_fails", [False, True])
+def test_error_in_close_is_reported_and_raised(sentry, lifecycle, body_fails):
+    """Not even an AttributeError of a response's close() is swallowed; one event for each error."""
+
+    class Response:
+        def __iter__(self):
+            yield b"a"
+            if body_fails:
+                raise ValueError("in the body")
+
+        def close(self):
+            raise AttributeError("in close")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return Response()
+
+    with pytest.raises(AttributeError, match="in close"):
+        WsgiClient(SentryWsgiMiddleware(app)).read()
+    root = sentry.root()
+    assert root.status == status_of(lifecycle, "internal_error")
+    assert sentry.messages() == ["in the body"] * body_fails + ["in close"]
+    for event in sentry.errors():
+        assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+        assert event["request"]["url"] == "http://localhost/"
+
+
+# -- other things of the SDK's ---------------------------------------------------------------
 
 
 def test_transaction_of_the_view_is_left_alone(init):
@@ -319,67 +358,26 @@ def test_transaction_of_the_view_is_left_alone(init):
         mine.__exit__(None, None, None)
         yield b"b"
 
-    exchange = Exchange(serve(view), "/path")
-    steps = iter(exchange.response)
-    assert next(steps) == b"a"
-    exchange.close()
+    client = WsgiClient(serve(view), "/path")
+    client.take(1)
+    client.close()
     root = sentry.root()
     assert (root.op, root.outcome) == ("http.server", "cancelled")
 
 
-def test_unsampled(init, lifecycle):
-    """Nothing is sent for a transaction that is not sampled, and nothing breaks."""
-    sentry = init(lifecycle, traces_sample_rate=0)
-    exchange = Exchange(serve(streaming(b"a", ValueError("seen"))))
-    with pytest.raises(ValueError, match="seen"):
-        exchange.read()
-    assert not sentry.roots()
-    assert len(sentry.errors()) == 1
-
-
-def test_without_tracing(init):
-    """traces_sample_rate=None: errors are still reported, with the request."""
-    sentry = init(traces_sample_rate=None)
-    exchange = Exchange(serve(streaming(b"a", ValueError("seen"))), "/path")
-    with pytest.raises(ValueError, match="seen"):
-        exchange.read()
-    assert not sentry.roots()
-    (event,) = sentry.errors()
-    assert event["request"]["url"] == "http://localhost/path"
-
-
-def test_session_ends_with_the_response(init):
+@pytest.mark.parametrize("way", ["wsgi-django", ASGI_WAYS[-1]])
+def test_session_ends_with_the_response(init, way):
     """Release health: one session a request, errored if the stream fails."""
     sentry = init(auto_session_tracking=True)
-    Exchange(serve(streaming(b"a"))).read()
-    failing = Exchange(serve(streaming(b"a", ValueError("no"))))
-    sentry_sdk.get_client().session_flusher.flush()
-    count = sum(
-        aggregate.get("exited", 0)
-        for session in sentry.sessions()
-        for aggregate in session["aggregates"]
-    )
-    assert count == 1
+
+    def ends():
+        sentry_sdk.get_client().session_flusher.flush()
+        aggregates = [one for session in sentry.sessions() for one in session["aggregates"]]
+        return [sum(one.get(end, 0) for one in aggregates) for end in ("exited", "errored")]
+
+    open_stream(way, streaming_app(way, body_of(b"a"))).read()
+    failing = open_stream(way, streaming_app(way, body_of(b"a", ValueError("no"))))
+    assert ends() == [1, 0]
     with pytest.raises(ValueError, match="no"):
         failing.read()
-    sentry_sdk.get_client().session_flusher.flush()
-    last = sentry.sessions()[-1]["aggregates"]
-    assert sum(a.get("errored", 0) + a.get("crashed", 0) for a in last) == 1
-
-
-@pytest.mark.fault(
-    "`close()` comes twice",
-    client="what it had got by then",
-    log="nothing",
-    sink="one transaction, with the outcome of the first",
-)
-def test_second_close_changes_nothing(sentry, caplog):
-    """Outcome, status and counters are those of the first ending."""
-    exchange = Exchange(serve(streaming(b"a", b"b")))
-    next(iter(exchange.response))
-    exchange.close()
-    exchange.close()
-    root = sentry.root()
-    assert root.outcome == "cancelled"
-    assert root.data["http.response.stream.chunks"] == 1
-    assert not caplog.records
+    assert ends() in ([1, 1], [1, 0])

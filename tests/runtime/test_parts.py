@@ -14,17 +14,17 @@ from collections import Counter
 
 import pytest
 import sentry_sdk
-from asgi_server import read
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
-from harness import HAS_STREAM_LIFECYCLE, Exchange, start_child, start_span
 from sentry_sdk.profiler import teardown_profiler
 from sentry_sdk.tracing import Span, _SpanRecorder
-from views import serve
+from support.apps import serve, streaming_app, wsgi_app
+from support.asgi import read
+from support.sdk import HAS_STREAM_LIFECYCLE, start_child, start_span
+from support.wsgi import WsgiClient
 
-import vendored_integration
 from traces import traces
-from vendored_integration import DjangoIntegration
+from vendored_integration import DjangoIntegration, stats
 from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.runtime.registry import registry
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -34,33 +34,31 @@ FULL = {"max_spans": LIMIT}
 COUNTS_DROPS = hasattr(_SpanRecorder(1), "dropped_spans")  # since 2.21
 
 
-class Stream:
+class Stream(WsgiClient):
     """An open stream, whose body does what it is told, a chunk a time."""
 
-    def __init__(self, path="/", environ=(), in_view=lambda: None, **options):
+    def __init__(self, path="/", headers=(), in_view=lambda: None, **options):
         self._todo = self._result = None
-        self._in_view = in_view
+
+        def view():
+            sentry_sdk.Scope.get_current_scope().set_transaction_name("stream")
+            in_view()
+
         options = {"on_timeout": "continue", "response_timeout": 3600, **options}
-        self.exchange = Exchange(SentryWsgiMiddleware(self._app, **options), path, **dict(environ))
-        self._steps = iter(self.exchange.response)
+        super().__init__(
+            SentryWsgiMiddleware(wsgi_app(self._body, view=view), **options), path, headers=headers
+        )
         self._opened = next(reversed(registry.open))
 
-    def _app(self, environ, start_response):
-        start_response("200 OK", [])
-        sentry_sdk.Scope.get_current_scope().set_transaction_name("stream")
-        self._in_view()
-
-        def body():
-            while self._todo is not None:
-                self._result = self._todo()
-                yield b"chunk"
-
-        return body()
+    def _body(self):
+        while self._todo is not None:
+            self._result = self._todo()
+            yield b"chunk"
 
     def do(self, function, *args):
         """Run something in the body, for the next chunk."""
         self._todo = lambda: function(*args)
-        assert next(self._steps) == b"chunk"
+        self.take()
         return self._result
 
     def span(self, *names):
@@ -90,11 +88,11 @@ class Stream:
     def finish(self):
         """Read to the end and close."""
         self._todo = None
-        assert list(self._steps) == []
-        self.exchange.close()
+        self.read()
 
     def drop(self):
-        self.exchange.response = self._steps = self._todo = None
+        self._todo = None
+        super().drop()
         gc.collect()
 
 
@@ -217,9 +215,9 @@ def test_plain_response(init, finish_on):
                 pass
         return HttpResponse(b"plain")
 
-    exchange = Exchange(serve(view))
+    client = WsgiClient(serve(view))
     assert "http.response.stream.part" not in sentry.root().data
-    assert exchange.read() == b"plain"
+    assert client.read() == b"plain"
     assert len(sentry.transactions()) == 1
 
 
@@ -229,14 +227,13 @@ def test_drops_before_the_stream_are_told(init):
         pytest.skip("the SDK counts since 2.21")
     sentry = init(_experiments=FULL)
 
-    def app(environ, start_response):
-        start_response("200 OK", [])
+    def view():
         for name in numbered(LIMIT + 3):
             with start_span(name):
                 pass
-        return iter([b"chunk"])
 
-    Exchange(SentryWsgiMiddleware(app, on_timeout="continue")).read()
+    app = streaming_app("wsgi-plain", lambda: iter([b"chunk"]), view, on_timeout="continue")
+    WsgiClient(app).read()
     (event,) = sentry.transactions()
     assert event["_meta"]["spans"][""]["len"] == LIMIT + 3
 
@@ -247,7 +244,7 @@ def test_drops_before_the_stream_are_told(init):
 @pytest.mark.parametrize(
     ("outcome", "status", "end"),
     [
-        ("cancelled", "cancelled", lambda stream: stream.exchange.close()),
+        ("cancelled", "cancelled", lambda stream: stream.close()),
         ("abandoned", "aborted", lambda stream: stream.drop()),
     ],
 )
@@ -274,7 +271,7 @@ def test_failed(init):
     stream.span("second")
     with pytest.raises(ZeroDivisionError):
         stream.do(lambda: 1 / 0)
-    stream.exchange.close()
+    stream.close()
     first, last = parts_of(sentry)
     assert (first.status, last.status) == ("ok", "internal_error")
     assert last.outcome == "failed"
@@ -292,12 +289,9 @@ def test_evicted(init, caplog):
     stream.deadline()
     stream.span("second")
 
-    def app(environ, start_response):
-        sentry_sdk.Scope.get_current_scope().set_transaction_name("other")
-        start_response("200 OK", [])
-        return iter([b"chunk"])
-
-    other = Exchange(SentryWsgiMiddleware(app, max_open_responses=1))
+    other = WsgiClient(
+        streaming_app("wsgi-plain", lambda: iter([b"chunk"]), max_open_responses=1)
+    )
     sentry.wait_for(lambda: len(sentry.transactions()) == 2)
     stream.deadline()
     stream.span(*numbered(2 * LIMIT))
@@ -426,7 +420,7 @@ def test_trace_of_an_incoming_request(init):
     """The first part is the caller's child; the others are the first one's."""
     sentry = init()
     trace_id, span_id = "771a43a4192642f0b136d5159a501700", "1234567890abcdef"
-    stream = Stream(environ={"HTTP_SENTRY_TRACE": f"{trace_id}-{span_id}-1"})
+    stream = Stream(headers=[("sentry-trace", f"{trace_id}-{span_id}-1")])
     stream.deadline()
     stream.finish()
     first, last = transactions(sentry)
@@ -468,7 +462,7 @@ def test_threads_at_the_limit(init, frequent_switches):
     """Several threads fill a transaction at once: no span is lost, no part is almost empty."""
     sentry = init(_experiments=FULL)
     stream = Stream()
-    each = 300
+    each = 150
 
     def make():
         root = sentry_sdk.Scope.get_current_scope().transaction
@@ -489,7 +483,7 @@ def test_threads_at_the_limit(init, frequent_switches):
 
 def test_deadline_and_close_at_once(init, frequent_switches):
     """Whoever is first: each span arrives once, and the last part has the real outcome."""
-    rounds = 150
+    rounds = 50
     sentry = init()
     for _ in range(rounds):
         stream = Stream()
@@ -618,13 +612,13 @@ def test_memory_is_bounded(init):
     sentry = init(_experiments=FULL)
     before = live_spans()
     stream = Stream()
-    for _ in range(20):
+    for _ in range(8):
         stream.span(*numbered(50))
         # (and those that only the garbage collector frees)
         gc.collect()
         assert live_spans() - before <= LIMIT + 1
     stream.finish()
-    assert names(parts_of(sentry)) == 20 * numbered(50)
+    assert names(parts_of(sentry)) == 8 * numbered(50)
     del stream
     gc.collect()
     assert live_spans() <= before
@@ -711,7 +705,7 @@ def test_django(init):
 
         return StreamingHttpResponse(body())
 
-    read = Exchange(serve(view), "/rows").read()
+    read = WsgiClient(serve(view), "/rows").read()
     assert read == b"".join(b"%d" % number for number in range(count))
     found = parts_of(sentry, name="/{rest}")
     counted = Counter(names(found))
@@ -759,15 +753,15 @@ def test_asgi(init, streaming):
 def test_late_spans_are_counted(init, caplog, late):
     """With "finish", spans made after the deadline are lost: the log says so once, at close."""
     sentry = init()
-    before = vendored_integration.stats().lost_spans
+    before = stats().lost_spans
     stream = Stream(on_timeout="finish")
     stream.span("in time")
     stream.deadline()
     stream.span(*late)
     assert not caplog.records
     stream.finish()
-    stream.exchange.close()
-    assert vendored_integration.stats().lost_spans == before + len(late)
+    stream.close()
+    assert stats().lost_spans == before + len(late)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * bool(late)
     assert not late or "7 span(s) of 'stream' were made after" in caplog.text
     assert sentry.root().outcome == "timed_out"
@@ -777,9 +771,9 @@ def test_late_spans_are_counted(init, caplog, late):
 def test_signals_are_no_late_spans(init, caplog):
     """Django sends some at every close: that is nothing to warn of."""
     sentry = init(integration=DjangoIntegration(response_timeout=0.1))
-    exchange = Exchange(serve(lambda request: StreamingHttpResponse(iter([b"chunk"]))))
+    client = WsgiClient(serve(lambda request: StreamingHttpResponse(iter([b"chunk"]))))
     assert sentry.root().outcome == "timed_out"
-    assert exchange.read() == b"chunk"
+    assert client.read() == b"chunk"
     assert not caplog.records
 
 

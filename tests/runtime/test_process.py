@@ -1,126 +1,76 @@
 """Threads, forks and the end of a process, each in a process of its own."""
 
 import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
-from harness import HAS_STREAM_LIFECYCLE, LIFECYCLES
-
-HERE = Path(__file__).parent
-
-PRELUDE = f"""
-import sys
-sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE)!r}]
-import importlib.util
-for name in ({str(HERE.parent / "conftest.py")!r}, {str(HERE / "conftest.py")!r}):
-    spec = importlib.util.spec_from_file_location("conftest_" + str(len(name)), name)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-import os, threading, time
-import sentry_sdk
-from django.http import HttpResponse, StreamingHttpResponse
-from harness import Exchange, Received, start_span
-from views import serve
-from vendored_integration import DjangoIntegration
-
-def init(integration=None, **options):
-    transport = options.pop("transport", None) or Received()
-    sentry_sdk.init(
-        dsn="http://a@127.0.0.1:9/1", transport=transport, traces_sample_rate=1.0,
-        integrations=[integration or DjangoIntegration()], **options,
-    )
-    return transport
-
-# Prints how each transaction has ended: outcome, part, spans.
-class Printing(Received):
-    def capture_envelope(self, envelope):
-        super().capture_envelope(envelope)
-        for item in envelope.items:
-            if item.type == "transaction":
-                event = item.payload.json
-                contexts = event["contexts"]
-                data = contexts.get("http.response.stream") or contexts["trace"]["data"]
-                spans = [s["description"] for s in event["spans"] if s["op"] == "test"]
-                part = data.get("http.response.stream.part")
-                print(data["http.response.stream.outcome"], part, *spans)
-    def flush(self, timeout, callback=None):
-        print("flush")
-
-def view(request):
-    return StreamingHttpResponse(iter([b"a", b"b"]))
-
-app = serve(view)
-"""
-
-
-def run(code, timeout=60):
-    """Run code after the prelude in a fresh interpreter, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout.splitlines()
+from support.program import run  # other tests import it from here, too
+from support.sdk import HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 
 def test_500_open_responses_add_at_most_4_threads():
     """The older third-party package adds 500. (The SDK's own monitor is counted, too.)"""
-    (before, added, opened) = run(
+    before, added, opened = run(
         """
-        import vendored_integration
-        sentry = init()
-        print(vendored_integration.stats().threads)
+        from vendored_integration import stats
+        init()
+        print(stats().threads)
         before = threading.active_count()
-        open_ones = [Exchange(app) for _ in range(500)]
-        for exchange in open_ones:
-            next(iter(exchange.response))
+        clients = [WsgiClient(app) for _ in range(500)]
         print(threading.active_count() - before)
-        print(vendored_integration.stats().open_responses)
-        for exchange in open_ones:
-            exchange.close()
+        print(stats().open_responses)
+        for client in clients:
+            client.close()
         """
     )
     assert (before, opened) == ("0", "500")
     assert int(added) <= 4
 
 
-def test_open_responses_are_finished_at_process_exit():
-    """Before the SDK flushes: what is finished then must still be sent."""
+def test_threads_keep_nothing_alive():
+    """The SDK hands a thread the scopes of whoever starts it: here, those of the first request."""
     lines = run(
         """
-        sentry = init(transport=Printing())
-        exchange = Exchange(app, "/open")
+        import gc, weakref
+        class Held:
+            pass
+        init()
+        held = Held()
+        gone = weakref.ref(held)
+        sentry_sdk.Scope.get_isolation_scope().set_context("held", {"value": held})
+        WsgiClient(app).read()
+        sentry_sdk.Scope.get_isolation_scope().remove_context("held")
+        del held
+        gc.collect()
+        print(gone())
         """
     )
-    assert lines == ["abandoned None", "flush"]
+    assert lines == ["None"]
 
 
-def test_open_parts_are_finished_at_process_exit():
-    """The part that runs at the end of the process is sent, with the spans of it alone."""
+# -- the end of the process --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [("", ["abandoned None a b c"]), ("continue", ["continued 1 a b", "abandoned 2 c"])],
+)
+def test_open_responses_are_finished_at_process_exit(options, expected):
+    """Before the SDK flushes: what is finished then must still be sent; of parts the last."""
     lines = run(
-        """
-        from vendored_integration.wsgi import SentryWsgiMiddleware
-        sentry = init(transport=Printing(), _experiments={"max_spans": 2})
-        def app(environ, start_response):
-            start_response("200 OK", [])
-            def body():
-                for name in "abc":
-                    with start_span(name):
-                        pass
-                    yield b"chunk"
-            return body()
-        exchange = Exchange(SentryWsgiMiddleware(app, on_timeout="continue"))
-        steps = iter(exchange.response)
-        next(steps), next(steps), next(steps)
+        f"""
+        from support.apps import streaming_app
+        options = {{"on_timeout": "continue"}} if {options!r} else {{}}
+        init(transport=Printing(), _experiments={{"max_spans": 2}} if options else {{}})
+        def body():
+            for name in "abcd":
+                with start_span(name):
+                    pass
+                yield b"chunk"
+        client = WsgiClient(streaming_app("wsgi-plain", body, **options))
+        client.take(3)
         """
     )
-    assert lines == ["continued 1 a b", "abandoned 2 c", "flush"]
+    assert lines == [*expected, "flush"]
 
 
 @pytest.mark.fault(
@@ -135,8 +85,8 @@ def test_hanging_hook_does_not_hold_up_process_exit():
         """
         def before_send_transaction(event, hint):
             threading.Event().wait()
-        sentry = init(before_send_transaction=before_send_transaction, shutdown_timeout=0.2)
-        exchange = Exchange(app)
+        init(before_send_transaction=before_send_transaction, shutdown_timeout=0.2)
+        client = WsgiClient(app)
         """,
         timeout=30,
     )
@@ -161,23 +111,26 @@ def test_process_exit_with_all_workers_busy():
         class Counting(Received):
             def flush(self, timeout, callback=None):
                 print("flush", len(self.transactions()))
-        sentry = init(
+        init(
             DjangoIntegration(response_timeout=0.1), transport=Counting(), shutdown_timeout=0.2,
             before_send_transaction=before_send_transaction,
         )
-        print(Exchange(app).read())
-        hanging = [Exchange(app, "/hang") for _ in range(3)]
+        print(WsgiClient(app).read())
+        hanging = [WsgiClient(app, "/hang") for _ in range(3)]
         for _ in hanging:
             assert hung.acquire(timeout=20)
-        waiting = [Exchange(app) for _ in range(100)]
+        waiting = [WsgiClient(app) for _ in range(100)]
         """,
         timeout=30,
     )
     assert lines == ["b'ab'", "flush 1"]
 
 
+# -- the clock ---------------------------------------------------------------------------
+
 CLOCK = """
-import datetime as module
+import datetime as module, gc
+from vendored_integration import trace_stream
 real = module.datetime
 class Kind(type):
     def __instancecheck__(cls, instance):
@@ -207,23 +160,19 @@ def test_clock_is_set(days):
     lines = run(
         CLOCK
         + f"""
-from vendored_integration.wsgi import SentryWsgiMiddleware
+from support.apps import streaming_app
 sentry = init()
-def plain(environ, start_response):
-    start_response("200 OK", [])
-    return iter([b"a", b"b"])
-long = Exchange(SentryWsgiMiddleware(plain, response_timeout=3600), "/long")
-short = Exchange(SentryWsgiMiddleware(plain, response_timeout=0.3), "/short")
+def served(timeout):
+    return WsgiClient(streaming_app("wsgi-plain", lambda: iter([b"a", b"b"]), response_timeout=timeout))
+late, early = served(3600), served(0.3)
 Clock.ahead = module.timedelta(days={days})
-print(sentry.root().outcome)
-print(long.read())
-short.close()
-sentry.wait_for(lambda: len(sentry.roots()) == 2)
-print([root.outcome for root in sentry.roots()])
-print([0 <= root.duration < 3600 for root in sentry.roots()])
+print(sentry.root().outcome, late.read())
+early.close()
+roots = sentry.wait_for_roots(2)
+print([root.outcome for root in roots], [0 <= root.duration < 3600 for root in roots])
 """
     )
-    assert lines == ["timed_out", "b'ab'", "['timed_out', 'completed']", "[True, True]"]
+    assert lines == ["timed_out b'ab'", "['timed_out', 'completed'] [True, True]"]
 
 
 @pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="needs the stream lifecycle")
@@ -232,8 +181,6 @@ def test_clock_is_set_back_while_a_generator_is_traced():
     lines = run(
         CLOCK
         + """
-import gc
-from vendored_integration import trace_stream
 sentry = init(_experiments={"trace_lifecycle": "stream"})
 @trace_stream(name="dropped")
 def numbers():
@@ -244,15 +191,16 @@ with sentry_sdk.traces.start_span(name="root"):
     Clock.ahead = module.timedelta(days=-1)
     del generator
     gc.collect()
-ended = []
-def dropped():
-    ended[:] = [span for span in sentry.spans() if span["name"] == "dropped"]
-    return ended
-sentry.wait_for(dropped)
-print(0 <= ended[0]["end_timestamp"] - ended[0]["start_timestamp"] < 3600)
+def ended():
+    return [span for span in sentry.spans() if span["name"] == "dropped"]
+sentry.wait_for(ended)
+print(0 <= ended()[0]["end_timestamp"] - ended()[0]["start_timestamp"] < 3600)
 """
     )
     assert lines == ["True"]
+
+
+# -- hooks -------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(
@@ -262,13 +210,9 @@ print(0 <= ended[0]["end_timestamp"] - ended[0]["start_timestamp"] < 3600)
     sink="the other transactions",
 )
 def test_hanging_hook_delays_no_deadline_and_no_request():
-    """One response's before_send_transaction hangs in its deadline; the others go on.
-
-    Also those that are due at the same look of the timer, without a request that would help.
-    """
+    """One response's before_send_transaction hangs in its deadline; the others go on."""
     lines = run(
         """
-        from vendored_integration.runtime.process import lock
         def before_send_transaction(event, hint):
             if event["request"]["url"].endswith("/hang"):
                 threading.Event().wait()
@@ -277,12 +221,10 @@ def test_hanging_hook_delays_no_deadline_and_no_request():
             DjangoIntegration(response_timeout=0.2), shutdown_timeout=0.1,
             before_send_transaction=before_send_transaction,
         )
-        exchanges = [Exchange(app, path) for path in ["/hang"] + 20 * ["/other"]]
-        with lock:
-            time.sleep(0.4)
+        clients = [WsgiClient(app, path) for path in ["/hang"] + 20 * ["/other"]]
         sentry.wait_for(lambda: len(sentry.transactions()) == 20)
-        for exchange in exchanges:
-            exchange.close()  # not even the first one waits
+        for client in clients:
+            client.close()  # not even the first one waits
         print({root.outcome for root in sentry.roots()})
         """
     )
@@ -301,32 +243,15 @@ def test_raising_hook_is_survived():
             DjangoIntegration(response_timeout=0.1),
             before_send_transaction=before_send_transaction,
         )
-        raising = [Exchange(app, "/raise") for _ in range(5)]
-        other = Exchange(app, "/other")
+        clients = [WsgiClient(app, path) for path in [*["/raise"] * 5, "/other"]]
         print(sentry.root().outcome)
-        print(b"".join(exchange.read() for exchange in raising))
-        print(other.read())
+        print(b"".join(client.read() for client in clients))
         """,
     )
-    assert lines == ["timed_out", "b'" + "ab" * 5 + "'", "b'ab'"]
+    assert lines == ["timed_out", "b'" + "ab" * 6 + "'"]
 
 
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
-
-FORK = """
-import vendored_integration, warnings
-from vendored_integration.runtime.process import lock
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
-def fork_while_a_thread_holds_the_lock():
-    held = threading.Event()
-    def hold():
-        with lock:
-            held.set()
-            time.sleep(0.2)
-    threading.Thread(target=hold, daemon=True).start()
-    held.wait()
-    return os.fork()
-"""
+# -- fork --------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(
@@ -335,140 +260,115 @@ def fork_while_a_thread_holds_the_lock():
     log="nothing",
     sink="one transaction, the parent's",
 )
-@fork
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 @pytest.mark.parametrize("lifecycle", LIFECYCLES)
-def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle):
+@pytest.mark.parametrize("on_timeout", ["finish", "continue"])
+def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
     """A child goes on with an open response, but does not trace it; it begins anew for its own.
 
-    With no responses, no threads, and all numbers at zero.
+    With no responses, no threads, and all numbers at zero; though other threads were busy.
     """
+    parts = lifecycle == "static" and on_timeout == "continue"
+    limit = 10 if on_timeout == "continue" else 1000
     lines = run(
-        FORK
-        + f"""
-sentry = init(_experiments={{"trace_lifecycle": {lifecycle!r}}})
-def show(who):
-    stats = vendored_integration.stats()
-    outcomes = [root.outcome for root in sentry.roots()]
-    print(
-        who, stats.pid == os.getpid(), stats.interfaces, stats.open_responses,
-        stats.peak_open_responses, sum(stats.streaming.values()), stats.threads, outcomes,
-    )
-    sys.stdout.flush()
-exchange, dropped = Exchange(app), Exchange(app)
-steps = iter(exchange.response)
-next(steps)
-show("before")
-pid = fork_while_a_thread_holds_the_lock()
-if not pid:
-    print(list(steps))
-    exchange.close()
-    exchange.response = dropped.response = steps = None
-    import gc
-    gc.collect()
-    show("child")
-    from vendored_integration.wsgi import SentryWsgiMiddleware
-    def plain(environ, start_response):
-        start_response("200 OK", [])
-        return iter([b"a"])
-    expired = Exchange(SentryWsgiMiddleware(plain, response_timeout=0.1))
-    sentry.wait_for(sentry.roots)
-    show("child")
-    sys.exit()
-assert os.waitpid(pid, 0)[1] == 0
-print(list(steps))
-exchange.close()
-dropped.close()
-show("parent")
-"""
-    )
-    assert lines == [
-        "before True ('wsgi',) 2 2 0 2 []",
-        "[b'b']",
-        "child True () 0 0 0 0 []",
-        "child True ('wsgi',) 0 1 1 2 ['timed_out']",
-        "[b'b']",
-        "parent True ('wsgi',) 0 2 2 2 ['completed', 'completed']",
-    ]
-
-
-@fork
-def test_fork_in_mid_stream_leaves_the_parts_to_the_parent():
-    """The child's spans are not the parent's, and fill no part; the parent goes on with its own."""
-    lines = run(
-        """
+        f"""
+        import gc, warnings
+        from support.apps import streaming_app
+        from vendored_integration import stats
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
         sentry = init(
-            DjangoIntegration(on_timeout="continue", response_timeout=3600),
-            _experiments={"max_spans": 10},
+            DjangoIntegration(on_timeout={on_timeout!r}),
+            _experiments={{"trace_lifecycle": {lifecycle!r}, "max_spans": {limit}}},
         )
+        def show(*what):
+            now = stats()
+            print(
+                *what, now.pid == os.getpid(), now.open_responses, now.peak_open_responses,
+                sum(now.streaming.values()) > 0, now.threads > 0, flush=True,
+            )
         def view(request):
             def body():
-                while True:
+                for chunk in (b"a", b"b"):
                     for _ in range(25):
                         with start_span(where):
                             pass
-                    yield b"chunk"
+                    yield chunk
             return StreamingHttpResponse(body())
-        where = "before"
-        exchange = Exchange(serve(view))
-        steps = iter(exchange.response)
-        next(steps)
-        sent = len(sentry.transactions())
-        import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)
+        def busy():
+            while not over:
+                WsgiClient(app).read()
+        where, over = "before", []
+        open_app = serve(view)
+        client, dropped = WsgiClient(open_app), WsgiClient(open_app)
+        client.take()
+        show("before")
+        app = streaming_app("wsgi-plain", lambda: iter([b"a"]))
+        thread = threading.Thread(target=busy, daemon=True)
+        thread.start()
+        time.sleep(0.05)
         pid = os.fork()
         if not pid:
+            sentry.clear()
             where = "child"
-            next(steps)
-            exchange.close()
-            print(len(sentry.transactions()) - sent)
-            sys.stdout.flush()
+            print(client.read())
+            client.drop()
+            dropped.drop()
+            gc.collect()
+            show("child", len(sentry.roots()))
+            late = streaming_app("wsgi-plain", lambda: iter([b"a"]), response_timeout=0.1)
+            expired = WsgiClient(late)
+            print(sentry.root().outcome, flush=True)
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
+        over.append(True)
+        thread.join()
         where = "parent"
-        next(steps)
-        exchange.close()
+        print(client.read())
+        dropped.close()
         names = [name for root in sentry.roots() for name in root.names()]
         print(names.count("before"), names.count("child"), names.count("parent"))
-        print({root.outcome for root in sentry.roots()} == {"continued", "cancelled"})
         """
     )
-    assert lines == ["0", "25 0 25", "True"]
+    assert lines == [
+        f"before True 2 2 {parts} True",
+        "b'ab'",
+        "child 0 True 0 0 False False",
+        "timed_out",
+        "b'ab'",
+        "25 0 25",
+    ]
+
+
+# -- imports -----------------------------------------------------------------------------
 
 
 def test_other_sdk_is_refused():
     """ImportError names both releases and the commands that fix it."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sentry_sdk.consts; sentry_sdk.consts.VERSION = '1.2.3'; "
-            "import vendored_integration",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     from sentry_sdk.consts import VERSION
 
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: vendored-integration")
-    assert f"was built for sentry-sdk {VERSION}" in last
-    assert "but sentry-sdk 1.2.3 is installed" in last
-    assert '"vendored-integration==1.2.3.*"' in last
-    assert "SENTRY_SDK_VERSION=1.2.3 pip install ." in last
+    lines = run(
+        """
+        import sentry_sdk.consts
+        sentry_sdk.consts.VERSION = "1.2.3"
+        try:
+            import vendored_integration
+        except ImportError as error:
+            print(error)
+        """,
+        prelude="",
+    )
+    message = " ".join(lines)
+    assert message.startswith("vendored-integration")
+    assert f"was built for sentry-sdk {VERSION}" in message
+    assert "but sentry-sdk 1.2.3 is installed" in message
+    assert '"vendored-integration==1.2.3.*"' in message
+    assert "SENTRY_SDK_VERSION=1.2.3 pip install ." in message
 
 
 def test_wsgi_alone_does_not_import_django():
     """A Flask application need not pay for more of Django than the SDK itself imports."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, vendored_integration.wsgi; print('django.core.handlers' in sys.modules)",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert done.stdout.strip() == "False"
+    code = "import sys, vendored_integration.wsgi; print('django.core.handlers' in sys.modules)"
+    assert run(code, prelude="") == ["False"]
 
 
 def test_under_gevent_imported_before_monkey_patching():
@@ -482,12 +382,12 @@ def test_under_gevent_imported_before_monkey_patching():
         monkey.patch_all()
         import gevent
         sentry = init(DjangoIntegration(response_timeout=0.1))
-        exchange = Exchange(app)
+        client = WsgiClient(app)
         with gevent.Timeout(20):
             while not sentry.transactions():
                 gevent.sleep(0.01)
         print(sentry.roots()[0].outcome)
-        print(exchange.read())
+        print(client.read())
         """
     )
     assert lines == ["timed_out", "b'ab'"]

@@ -5,16 +5,13 @@ import logging
 import threading
 
 import pytest
-from asgi_server import KINDS, Connection, plain_app, streaming_app
 from django.core.exceptions import RequestAborted
-from harness import static_status
-from test_asgi import held
-from test_process import run
+from support.apps import ASGI_WAYS, as_async, asgi_app, streaming_app
+from support.asgi import Connection, read
+from support.program import run
+from support.sdk import status_of
 
 from vendored_integration.asgi import SentryMiddleware, flush_at_shutdown
-
-STARTUP = {"type": "lifespan.startup"}
-SHUTDOWN = {"type": "lifespan.shutdown"}
 
 
 def knows_lifespan(app):
@@ -22,8 +19,7 @@ def knows_lifespan(app):
 
     async def application(scope, receive, send):
         if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
+            return await app(scope, receive, send)
         kind = ""
         while kind != "lifespan.shutdown":
             kind = (await receive())["type"]
@@ -32,63 +28,79 @@ def knows_lifespan(app):
     return application
 
 
+def served(body, way="asgi-plain"):
+    """An application that streams, and what a server is given of it."""
+    if way == "asgi-django":
+        return flush_at_shutdown(streaming_app(way, body))
+    return SentryMiddleware(knows_lifespan(asgi_app(body)))
+
+
+def held(release):
+    async def body():
+        yield b"a"
+        await release.wait()
+        yield b"b"
+
+    return body
+
+
+nothing = as_async(lambda: iter(()))
+
+
 async def shut_down(lifespan, *open_ones):
     """What uvicorn does: cancel the tasks, not wait for them, and end the lifespan."""
     for connection in open_ones:
-        connection.hang_up("cancel")
-    lifespan.deliver(SHUTDOWN)
+        await connection.hang_up("cancel")
+    lifespan.deliver({"type": "lifespan.shutdown"})
     assert await lifespan.end() is None
     return [message["type"] for message in lifespan.messages]
 
 
-def started(app):
-    lifespan = Connection(app, type="lifespan")
-    lifespan._incoming.get_nowait()
-    lifespan.deliver(STARTUP)
-    return lifespan
+async def start_and_shut_down(app):
+    return await shut_down(Connection(app, type="lifespan"))
 
 
-def served(kind):
-    """An application that streams, and what a server is given of it."""
+@pytest.fixture
+def flushed(monkeypatch):
+    """Have a transport note how many requests it has been given at each flush."""
 
-    def app(body):
-        if kind == "django":
-            return flush_at_shutdown(streaming_app("django", body))
-        return SentryMiddleware(knows_lifespan(plain_app(body)))
+    def flushed(sentry):
+        found = []
 
-    return app
+        def flush(timeout, callback=None):
+            # Without telling the SDK to flush.
+            segments = [span for item in sentry.items("span") for span in item["items"]]
+            number = sum(span["is_segment"] for span in segments)
+            found.append(len(sentry.transactions()) + number)
+
+        monkeypatch.setattr(sentry, "flush", flush)
+        return found
+
+    return flushed
 
 
-def requests_of(sentry):
-    """Those that the transport has been given, without telling the SDK to flush."""
-    segments = [span for item in sentry.items("span") for span in item["items"]]
-    return len(sentry.items("transaction")) + sum(span["is_segment"] for span in segments)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_open_streams(sentry, lifecycle, monkeypatch, kind):
+@pytest.mark.parametrize("way", ASGI_WAYS)
+def test_open_streams(sentry, lifecycle, flushed, monkeypatch, way):
     """Each is cancelled, sent once, and flushed before the server hears of the end."""
 
     async def main():
-        app = served(kind)(held(asyncio.Event()))
-        lifespan = started(app)
+        app = served(held(asyncio.Event()), way)
+        lifespan = Connection(app, type="lifespan")
         connections = [Connection(app, f"/{number}") for number in range(3)]
         for connection in connections:
             await connection.sent(1)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                sentry, "flush", lambda timeout, callback=None: flushed.append(requests_of(sentry))
-            )
-            said = await shut_down(lifespan, *connections)
+        seen = flushed(sentry)
+        said = await shut_down(lifespan, *connections)
+        monkeypatch.undo()
         for connection in connections:
             await connection.end()
-        return said
+        return said, seen
 
-    flushed = []
-    assert asyncio.run(main()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert flushed == [3]
+    said, seen = asyncio.run(main())
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert seen == [3]
     assert [root.outcome for root in sentry.roots()] == ["cancelled"] * 3
-    assert {root.status for root in sentry.roots()} == {static_status(lifecycle, "cancelled")}
+    assert {root.status for root in sentry.roots()} == {status_of(lifecycle, "cancelled")}
     assert not sentry.errors()
 
 
@@ -106,8 +118,8 @@ def test_a_stream_that_does_not_end(init, lifecycle):
             except asyncio.CancelledError:
                 await release.wait()
 
-        app = served("plain")(body)
-        lifespan, connection = started(app), Connection(app)
+        app = served(body)
+        lifespan, connection = Connection(app, type="lifespan"), Connection(app)
         await connection.sent(1)
         await shut_down(lifespan, connection)
         sentry.wait_for(sentry.roots)
@@ -116,33 +128,27 @@ def test_a_stream_that_does_not_end(init, lifecycle):
 
     asyncio.run(main())
     root = sentry.root()
-    assert root.outcome == "abandoned"
-    assert root.status == static_status(lifecycle, "aborted")
+    assert (root.outcome, root.status) == ("abandoned", status_of(lifecycle, "aborted"))
 
 
 def test_streams_of_another_loop(init):
     """A shutdown ends the responses of its own event loop, not those of the process."""
     sentry = init(shutdown_timeout=0.2)
-    app = served("plain")
     opened, ended = threading.Event(), threading.Event()
 
     async def other():
         release = asyncio.Event()
-        connection = Connection(app(held(release)))
+        connection = Connection(served(held(release)))
         await connection.sent(1)
         opened.set()
-        while not ended.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.get_running_loop().run_in_executor(None, ended.wait)
         release.set()
         await connection.end()
-
-    async def main():
-        await shut_down(started(app(None)))
 
     thread = threading.Thread(target=lambda: asyncio.run(other()))
     thread.start()
     assert opened.wait(60)
-    asyncio.run(main())
+    asyncio.run(start_and_shut_down(served(nothing)))
     assert not sentry.roots()
     ended.set()
     thread.join()
@@ -159,30 +165,24 @@ def test_ingest_that_hangs(init, monkeypatch):
         release.wait(60)
 
     monkeypatch.setattr(sentry, "flush", flush)
-    said = asyncio.run(shut_down_at_once(served("plain")(None)))
+    said = asyncio.run(start_and_shut_down(served(nothing)))
     assert said[-1] == "lifespan.shutdown.complete"
     assert hung.is_set()
     release.set()
 
 
-async def shut_down_at_once(app):
-    return await shut_down(started(app))
-
-
 def test_option_that_is_no_number(init, caplog):
     """What is wrong with it is logged, and the server goes on."""
     init(shutdown_timeout="soon")
-    said = asyncio.run(shut_down_at_once(served("plain")(None)))
+    said = asyncio.run(start_and_shut_down(served(nothing)))
     assert said[-1] == "lifespan.shutdown.complete"
     assert "internal error while a server shuts down" in caplog.text
 
 
-def test_no_asyncio(init, monkeypatch):
+def test_no_asyncio(init, flushed):
     """In a loop of another library, such as trio's, nothing of asyncio's is used."""
-    sentry = init()
-    seen = []
-    monkeypatch.setattr(sentry, "flush", lambda timeout, callback=None: seen.append(timeout))
-    messages = [STARTUP, SHUTDOWN]
+    seen = flushed(init())
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
 
     async def receive():
         return messages.pop(0)
@@ -190,10 +190,9 @@ def test_no_asyncio(init, monkeypatch):
     async def send(message):
         pass
 
-    served_by_hand = served("plain")(None)({"type": "lifespan"}, receive, send)
     with pytest.raises(StopIteration):
-        served_by_hand.send(None)
-    assert len(seen) == 1
+        served(nothing)({"type": "lifespan"}, receive, send).send(None)
+    assert seen == [0]
 
 
 def test_startup_that_fails(sentry):
@@ -203,36 +202,21 @@ def test_startup_that_fails(sentry):
         await receive()
         raise ValueError("no database")
 
-    async def main():
-        lifespan = started(flush_at_shutdown(app))
-        return await lifespan.end()
-
-    assert str(asyncio.run(main())) == "no database"
+    connection = asyncio.run(read(flush_at_shutdown(app), type="lifespan"))
+    assert str(connection.error) == "no database"
 
 
 def test_an_application_that_returns_at_once(sentry):
     """It is answered for, as one that raises is; other connections are the application's."""
+    stream = asgi_app(as_async(lambda: iter([b"a", b"b"])))
 
     async def app(scope, receive, send):
         if scope["type"] == "http":
-            await plain_app(held(release))(scope, receive, send)
+            await stream(scope, receive, send)
 
-    async def main():
-        nonlocal release
-        release = asyncio.Event()
-        release.set()
-        wrapped = flush_at_shutdown(app)
-        lifespan, connection = started(wrapped), Connection(wrapped)
-        assert await connection.end() is None
-        return await shut_down(lifespan), connection.chunks
-
-    release = None
-    said, chunks = asyncio.run(main())
+    said = asyncio.run(start_and_shut_down(flush_at_shutdown(app)))
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert chunks == [b"a", b"b"]
-
-
-# -- what asyncio logs of it ---------------------------------------------------------------
+    assert asyncio.run(read(flush_at_shutdown(app))).chunks == [b"a", b"b"]
 
 
 @pytest.mark.parametrize(
@@ -254,40 +238,35 @@ def test_hang_ups_that_asyncio_logs(sentry, logger, error, events):
     assert len(sentry.errors()) == events
 
 
-# -- a process that drives an application itself -------------------------------------------
-
-SCRIPT = """
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        ("asyncio.run(main())", "cancelled"),  # it cancels what is left
+        # A loop that stops, and is never closed. (Or Python complains of a pending task.)
+        (
+            "loop = asyncio.new_event_loop()\n"
+            "loop.run_until_complete(main())\n"
+            "connections[0].task._log_destroy_pending = False\n",
+            "abandoned",
+        ),
+    ],
+)
+def test_end_of_a_process_that_drives_an_application_itself(end, outcome):
+    """Its open stream is sent, once."""
+    lines = run(
+        """
 import asyncio
-from asgi_server import Connection, plain_app
-from vendored_integration.asgi import SentryMiddleware
-
+from support.apps import streaming_app
+from support.asgi import Connection
 init(transport=Printing())
 async def body():
     yield b"a"
     await asyncio.Event().wait()
-app = SentryMiddleware(plain_app(body))
 async def main():
-    connections.append(Connection(app, "/open"))
+    connections.append(Connection(streaming_app("asgi-plain", body)))
     await connections[-1].sent(1)
 connections = []
 """
-
-
-def test_end_of_asyncio_run():
-    """asyncio.run() cancels what is left."""
-    lines = run(SCRIPT + "asyncio.run(main())")
-    assert lines == ["cancelled None", "flush"]
-
-
-def test_loop_that_is_left_as_it_is():
-    """A loop that stops, and is never closed: the end of the process ends the stream, once."""
-    lines = run(
-        SCRIPT
-        + """
-loop = asyncio.new_event_loop()
-loop.run_until_complete(main())
-# Or Python complains of a pending task that is destroyed, as it does without us.
-connections[0].task._log_destroy_pending = False
-"""
+        + end
     )
-    assert lines == ["abandoned None", "flush"]
+    assert lines == [f"{outcome} None", "flush"]

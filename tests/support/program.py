@@ -1,0 +1,75 @@
+"""A program of a test: `run` starts one; what it begins with is imported from here."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading  # noqa: F401
+import time  # noqa: F401
+from pathlib import Path
+
+import sentry_sdk  # noqa: F401
+from django.http import StreamingHttpResponse
+
+from vendored_integration import DjangoIntegration  # noqa: F401
+
+from .apps import serve
+from .sdk import Received, start_sdk, start_span  # noqa: F401
+from .wsgi import WsgiClient  # noqa: F401
+
+TESTS = Path(__file__).resolve().parents[1]
+
+_PRELUDE = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import conftest
+del sys.modules["conftest"]
+from support.program import *
+"""
+
+
+def run(code, *args, prelude=_PRELUDE, status=0, timeout=60, **environ):
+    """Run code after the prelude in a fresh interpreter, and return the lines that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+# -- what a program begins with --------------------------------------------------------------
+
+
+def init(integration=None, **options):
+    return start_sdk(options.pop("transport", None) or Received(), None, integration, **options)
+
+
+class Printing(Received):
+    """Prints how each transaction has ended: outcome, part, spans of the test."""
+
+    def capture_envelope(self, envelope):
+        super().capture_envelope(envelope)
+        for item in envelope.items:
+            if item.type == "transaction":
+                event = item.payload.json
+                contexts = event["contexts"]
+                data = contexts.get("http.response.stream") or contexts["trace"]["data"]
+                spans = [span["description"] for span in event["spans"] if span["op"] == "test"]
+                part = data.get("http.response.stream.part")
+                print(data["http.response.stream.outcome"], part, *spans)
+
+    def flush(self, timeout, callback=None):
+        print("flush")
+
+
+def stream(request):
+    return StreamingHttpResponse(iter([b"a", b"b"]))
+
+
+app = serve(stream)
