@@ -19,8 +19,8 @@ class SentryMiddleware(SentryAsgiMiddleware):
     transaction takes its name from ``scope["endpoint"]``, where a framework puts it.
 
     Takes every argument of :class:`sentry_sdk.integrations.asgi.SentryAsgiMiddleware`
-    of the same SDK release, and ``response_timeout`` (seconds), ``max_open_responses``
-    and ``on_timeout`` as :class:`vendored_integration.DjangoIntegration` does.
+    of the same SDK release, and ``response_timeout`` (seconds), ``max_open_responses``,
+    ``on_timeout`` and ``stream_op`` as :class:`vendored_integration.DjangoIntegration` does.
 
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of range.
@@ -33,11 +33,12 @@ class SentryMiddleware(SentryAsgiMiddleware):
         response_timeout: Optional[float] = DEFAULT_OPTIONS.response_timeout,
         max_open_responses: int = DEFAULT_OPTIONS.max_open_responses,
         on_timeout: str = DEFAULT_OPTIONS.on_timeout,
+        stream_op: Optional[str] = DEFAULT_OPTIONS.stream_op,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, *args, **kwargs)
         self.stream_options = Options(
-            response_timeout, max_open_responses, on_timeout=on_timeout
+            response_timeout, max_open_responses, on_timeout=on_timeout, stream_op=stream_op
         ).checked()
 
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 import sentry_sdk
-from django.http import FileResponse, StreamingHttpResponse
-from support.apps import ASGI_WAYS, WAYS, open_stream, serve, streaming_app
+from django.db import connections
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from support.apps import ASGI_WAYS, WAYS, open_stream, serve, serve_asgi, streaming_app
 from support.sdk import TRACE_HEAD, start_span, status_of
 from support.wsgi import WsgiClient
 
@@ -71,6 +72,66 @@ def test_completed(opened, way):
         assert 0 <= root.data[name] <= elapsed * 1000
     assert root.data[TIMES[0]] >= root.data["http.server.return_time"]
     assert not sentry.errors()
+
+
+@every_way
+def test_op_of_a_stream(opened, way):
+    """``stream_op`` is the op of streams alone: percentiles of requests are not theirs."""
+    sentry, client = opened(way, b"a", stream_op="http.server.stream")
+    client.read()
+    assert sentry.root().op == "http.server.stream"
+
+
+@pytest.mark.parametrize("way", ["wsgi-django", *ASGI_WAYS[1:]])
+def test_op_of_a_plain_response(init, lifecycle, way):
+    sentry = init(lifecycle, DjangoIntegration(stream_op="http.server.stream"))
+    make_app = serve if way == "wsgi-django" else serve_asgi
+    open_stream(way, make_app(lambda request: HttpResponse(b"x"))).read()
+    assert sentry.root().op == "http.server"
+
+
+@every_way
+def test_longest_gap(init, lifecycle, way):
+    """A stream that stalls: the time between two chunks with bytes, whatever lies between."""
+    sentry = init(lifecycle)
+
+    def body():
+        yield b"a"
+        yield b"b"
+        time.sleep(0.03)
+        yield b""
+        time.sleep(0.03)
+        yield b"c"
+        yield b"d"
+
+    began = time.perf_counter()
+    open_stream(way, streaming_app(way, body)).read()
+    gap = sentry.root().data["http.response.stream.longest_gap"]
+    assert 60 <= gap <= (time.perf_counter() - began) * 1000
+
+
+@every_way
+def test_one_chunk_has_no_gap(opened, way):
+    sentry, client = opened(way, b"", b"a", b"")
+    client.read()
+    assert "http.response.stream.longest_gap" not in sentry.root().data
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_open_database_connections(init, lifecycle, is_open):
+    """A stream keeps the connection that its view has opened; 0 is not told."""
+    sentry = init(lifecycle)
+    connections["default"].close()
+    del connections["default"]  # a database in memory stays open
+
+    def view(request):
+        if is_open:
+            connections["default"].ensure_connection()
+        return StreamingHttpResponse([b"a"])
+
+    WsgiClient(serve(view)).read()
+    data = sentry.root().data
+    assert data.get("http.response.stream.open_db_connections") == (1 if is_open else None)
 
 
 @every_way

@@ -289,9 +289,7 @@ def test_evicted(init, caplog):
     stream.deadline()
     stream.span("second")
 
-    other = WsgiClient(
-        streaming_app("wsgi-plain", lambda: iter([b"chunk"]), max_open_responses=1)
-    )
+    other = WsgiClient(streaming_app("wsgi-plain", lambda: iter([b"chunk"]), max_open_responses=1))
     sentry.wait_for(lambda: len(sentry.transactions()) == 2)
     stream.deadline()
     stream.span(*numbered(2 * LIMIT))

@@ -109,9 +109,7 @@ class Connection:
 
         async def enough():
             async with self._changed:
-                await self._changed.wait_for(
-                    lambda: self.messages and len(self.chunks) >= chunks
-                )
+                await self._changed.wait_for(lambda: self.messages and len(self.chunks) >= chunks)
 
         waiting = asyncio.ensure_future(enough())
         await asyncio.wait({self.task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
