@@ -9,11 +9,11 @@ from django.core import checks
 from ._vendor import django as _upstream
 from .runtime.asgi_handler import patch_asgi_handler
 from .runtime.bindings import patch_streaming_response
+from .runtime.django_response import patch_get_response
 from .runtime.options import DEFAULT_OPTIONS, Options
 from .runtime.process import hide_frames, logger
 from .runtime.request_data import patch_request_data
 from .runtime.sigterm import watch
-from .runtime.wsgi_request import patch_get_response
 
 __all__ = ["DjangoIntegration", "StreamAwareDjangoIntegration"]
 

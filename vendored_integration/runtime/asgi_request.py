@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any, Awaitable, Callable, Dict, Optional
 
 from . import sigterm, spans, stats
-from .open_response import BodyStats, OpenResponse
+from .body_stats import BodyStats
+from .open_response import OpenResponse
 from .options import Options
 from .process import internal_error
 from .registry import workers

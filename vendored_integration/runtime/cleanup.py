@@ -29,12 +29,14 @@ def close_new_connections(method: str = "close") -> "Iterator[None]":
 
 def open_connections() -> "List[Any]":
     """Return the database connections of this thread that are open. Asks no database."""
+    found: "List[Any]" = []
     db = sys.modules.get("django.db")
-    if db is None:
-        return []
-    try:
-        known = db.connections._connections
-        found = (getattr(known, alias, None) for alias in db.connections)
-        return [wrapper for wrapper in found if getattr(wrapper, "connection", None) is not None]
-    except Exception:
-        return []  # no settings: Django is installed, and not in use
+    if db is not None:
+        # Without settings Django is installed, and not in use.
+        with contextlib.suppress(Exception):
+            known = db.connections._connections
+            for alias in db.connections:
+                wrapper = getattr(known, alias, None)
+                if getattr(wrapper, "connection", None) is not None:
+                    found.append(wrapper)
+    return found

@@ -12,8 +12,7 @@ from typing import Any, Callable, Dict, FrozenSet, Optional
 import sentry_sdk.integrations.wsgi
 import sentry_sdk.scope
 
-#: A weak reference to what Django's handler has answered the running request with.
-django_response: "ContextVar[Any]" = ContextVar("vendored_integration_django_response")
+from .django_response import django_response
 
 #: What an event may do for its request's data. ``None``: what it does in stock. ``"query"``: it
 #: leaves an unread body alone. ``"cached"``: it does not look the user up, either.

@@ -5,7 +5,6 @@ one (it is streaming, or ``finish_on="close"``) upstream's middleware waits unti
 """
 
 import functools
-import weakref
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any, Callable, Iterator, List, Optional
@@ -14,10 +13,12 @@ from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import sigterm, spans, stats
 from .bindings import Bindings, bindings_of
+from .body_stats import BodyStats
 from .cleanup import close_new_connections, open_connections
-from .contexts import NO_VARIABLES, RequestContext, django_response
+from .contexts import NO_VARIABLES, RequestContext
+from .django_response import is_streaming, response_of_django
 from .middleware import Middleware, resume, without_transaction
-from .open_response import BodyStats, OpenResponse
+from .open_response import OpenResponse
 from .process import internal_error, is_collecting
 from .registry import workers
 from .reported import reports_errors
@@ -145,8 +146,10 @@ class WsgiRequest(RequestContext):
         """Return what the server gets for the application's response."""
         try:
             options = getattr(middleware, "stream_options", None) or options_of_integration()
-            streaming = self._is_streaming(response)
+            made = response_of_django(self.context, self.before, response)
+            streaming = is_streaming(made, response)
             if streaming or options.finish_on == "close":
+                self._bindings = bindings_of(made)
                 return self._open(response, BodyStats(self._started), streaming, options)
         except Exception:
             internal_error("internal error; this request is traced as in stock")
@@ -164,34 +167,14 @@ class WsgiRequest(RequestContext):
         self.run(take_request_data, self.root)
         if streaming:
             body_stats.open_db_connections = len(open_connections())
-        bindings = bindings_of(self._response_of_django(response))
-        if bindings is not None and bindings.find(self.context, self.before):
-            self._bindings = bindings
+        if self._bindings is not None and not self._bindings.find(self.context, self.before):
+            self._bindings = None
         self.opened = OpenResponse(
             self.root, self.context.copy(), options, body_stats, streaming, self._finish
         )
         result = open_scoped_response(response, self, self._file_wrapper)
         self.opened.open()
         return result
-
-    def _is_streaming(self, response: Any) -> bool:
-        """Whether a response makes its chunks as it goes along.
-
-        Django says so itself; of any other, whatever is not a plain sequence may.
-        """
-        streaming = getattr(self._response_of_django(response), "streaming", None)
-        if isinstance(streaming, bool):
-            return streaming
-        return not isinstance(response, (list, tuple))
-
-    def _response_of_django(self, response: Any) -> Any:
-        """Return Django's response, if Django has made one, or what the application returned."""
-        reference = self.context.get(django_response)
-        # What was there before is a test client's, perhaps.
-        if reference is None or reference is self.before.get(django_response):
-            return response
-        made = reference()
-        return response if made is None else made
 
     # -- the body of an open response ------------------------------------------------
 
@@ -308,22 +291,3 @@ class WsgiRequest(RequestContext):
     def _content_length(self) -> "Optional[int]":
         length = self._start_response.header("content-length")
         return int(length) if length is not None and length.isdigit() else None
-
-
-def patch_get_response() -> None:
-    """Have Django's WSGI handler tell its response.
-
-    What comes out of the application may be another one: of a monitoring tool that has
-    patched ``WSGIHandler`` (New Relic), or of a WSGI middleware.
-    """
-    from django.core.handlers.base import BaseHandler
-
-    get_response = BaseHandler.get_response
-
-    @functools.wraps(get_response)
-    def _get_response(self: Any, request: Any) -> Any:
-        response = get_response(self, request)
-        django_response.set(weakref.ref(response))
-        return response
-
-    BaseHandler.get_response = _get_response

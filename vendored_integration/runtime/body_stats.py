@@ -1,0 +1,86 @@
+"""What is measured of a response and its body, under WSGI and ASGI alike."""
+
+from time import perf_counter
+from typing import Any, Dict, Optional
+
+#: Milliseconds in a second.
+_MS = 1e3
+
+
+class BodyStats:
+    """What is measured of a response and its body; times in seconds of ``perf_counter``.
+
+    The registry holds it, by way of the response's :class:`OpenResponse`: it must not lead
+    to the application's response, nor to what the server has. More than 7 attributes: one
+    for each figure that is told.
+    """
+
+    __slots__ = (
+        "started",
+        "returned",
+        "chunks",
+        "size",
+        "first_chunk",
+        "last_chunk",
+        "longest_gap",
+        "open_db_connections",
+        "last_step",
+        "produce_time",
+        "send_time",
+    )
+
+    def __init__(self, started: float) -> None:
+        #: When the request began.
+        self.started = started
+        #: When the application returned its response: now.
+        self.returned = perf_counter()
+        #: Chunks with bytes: PEP 3333 sends nothing for an empty one.
+        self.chunks = 0
+        #: In bytes; ``None``: nobody knows.
+        self.size: "Optional[int]" = 0
+        #: When the first chunk with bytes was there.
+        self.first_chunk = 0.0
+        #: When the last one was.
+        self.last_chunk = 0.0
+        #: The longest time between two of them.
+        self.longest_gap = 0.0
+        #: Database connections that the thread held when the application returned (WSGI).
+        self.open_db_connections = 0
+        #: When the body was last left, for the server to send a chunk. 0: not yet.
+        self.last_step = 0.0
+        #: Spent within the body.
+        self.produce_time = 0.0
+        #: Spent between two steps of the body.
+        self.send_time = 0.0
+
+    def count(self, size: int, now: float) -> None:
+        """A chunk of this many bytes is there."""
+        if size:
+            if not self.chunks:
+                self.first_chunk = now
+            elif now - self.last_chunk > self.longest_gap:
+                self.longest_gap = now - self.last_chunk
+            self.last_chunk = now
+            self.chunks += 1
+            if self.size is not None:
+                self.size += size
+
+    def data(self) -> "Dict[str, Any]":
+        """Return what is told about a streaming response (times in milliseconds)."""
+        data: "Dict[str, Any]" = {
+            "http.response.stream.chunks": self.chunks,
+            "http.response.stream.produce_time": self.produce_time * _MS,
+            "http.response.stream.send_time": self.send_time * _MS,
+            "http.server.return_time": (self.returned - self.started) * _MS,
+        }
+        if self.size is not None:
+            data["http.response.body.size"] = self.size
+        if self.chunks:
+            data["http.response.stream.time_to_first_chunk"] = (
+                self.first_chunk - self.started
+            ) * _MS
+        if self.chunks > 1:
+            data["http.response.stream.longest_gap"] = self.longest_gap * _MS
+        if self.open_db_connections:
+            data["http.response.stream.open_db_connections"] = self.open_db_connections
+        return data
