@@ -5,18 +5,17 @@ import gc
 import json
 import logging
 import weakref
-from io import BytesIO
 
 import pytest
 import sentry_sdk
-from asgi_server import ASYNC_BODIES, Connection
 from django.conf import settings
 from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from django.core.signals import request_finished
 from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.functional import SimpleLazyObject
-from harness import Exchange, start_span
-from views import serve, serve_asgi
+from support.apps import ASYNC_BODIES, as_async, open_stream, serve, serve_asgi
+from support.asgi import read
+from support.sdk import start_span
 
 from vendored_integration import DjangoIntegration
 
@@ -34,18 +33,6 @@ UPLOAD_TYPE = "multipart/form-data; boundary=x"
 #: or a stream, under WSGI and ASGI.
 OPEN = ["close", "stream", *(["asgi"] if ASYNC_BODIES else [])]
 KINDS = ["return", *OPEN]
-
-
-class Input(BytesIO):
-    """The body of a request, which tells when it is read."""
-
-    def __init__(self, body):
-        super().__init__(body)
-        self.reads = 0
-
-    def read(self, size=-1):
-        self.reads += 1
-        return super().read(size)
 
 
 class User:
@@ -72,15 +59,11 @@ class Users:
         return User()
 
 
-def run(kind, view, body=b"", content_type=FORM_TYPE, steps=(), deadline=None):
-    """Serve a request to its end.
+def app_of(kind, view):
+    """An application of Django's.
 
     :param view: does what the view does, and returns an iterable of chunks.
-    :param deadline: called before the body's end.
-    :return: what the client has got, and the request's body.
     """
-    if kind == "asgi":
-        return asyncio.run(run_asgi(view, body, content_type, deadline))
 
     def wsgi_view(request):
         chunks = view(request)
@@ -88,59 +71,30 @@ def run(kind, view, body=b"", content_type=FORM_TYPE, steps=(), deadline=None):
             return StreamingHttpResponse(chunks)
         return HttpResponse(b"".join(chunks))
 
-    read = Input(body)
-    exchange = Exchange(
-        serve(wsgi_view),
-        method="POST",
-        CONTENT_LENGTH=str(len(body)),
-        CONTENT_TYPE=content_type,
-        HTTP_COOKIE="flavour=oat",
-        **{"wsgi.input": read},
-    )
+    async def asgi_view(request):
+        chunks = view(request)
+        return StreamingHttpResponse(as_async(lambda: chunks)())
+
+    return serve_asgi(asgi_view) if kind == "asgi" else serve(wsgi_view)
+
+
+def headers_of(content_type):
+    return [("content-type", content_type), ("cookie", "flavour=oat")]
+
+
+def run(kind, view, body=b"", content_type=FORM_TYPE, deadline=None, app=None):
+    """Serve a request to its end.
+
+    :param deadline: called before the body's end.
+    :return: what the client has got, and how often the body has been read (WSGI).
+    """
+    way = "asgi-django" if kind == "asgi" else "wsgi-django"
+    request = {"method": "POST", "body": body, "headers": headers_of(content_type)}
+    client = open_stream(way, app or app_of(kind, view), **request)
     if deadline:
         deadline()
-    return exchange.read(), read
-
-
-async def run_asgi(view, body, content_type, deadline=None, times=1):
-    resume = asyncio.Event()
-
-    async def chunks_of(chunks):
-        await resume.wait()
-        for chunk in chunks:
-            yield chunk
-
-    async def asgi_view(request):
-        return StreamingHttpResponse(chunks_of(view(request)))
-
-    app = serve_asgi(asgi_view)
-
-    async def in_one_task(scope, receive, send):
-        for _ in range(times):
-            messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-            async def receive_body(messages=messages):
-                return messages.pop() if messages else await asyncio.Event().wait()
-
-            await app(dict(scope), receive_body, send)
-
-    headers = {
-        "content-type": content_type,
-        "content-length": str(len(body)),
-        "cookie": "flavour=oat",
-    }
-    connection = Connection(
-        in_one_task,
-        method="POST",
-        headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-    )
-    if deadline:
-        await asyncio.get_running_loop().run_in_executor(None, deadline)
-    resume.set()
-    error = await connection.end()
-    if error is not None:
-        raise error
-    return b"".join(connection.chunks), None
+    sent = client.read()
+    return sent, 0 if kind == "asgi" else client.environ["wsgi.input"].reads
 
 
 @pytest.fixture
@@ -349,7 +303,7 @@ def test_what_was_not_read(start, error_in_close, handled, kind, body, content_t
     sent, read = run(kind, view, body, content_type, deadline=sentry.root if deadline else None)
     assert sent == b"no"
     sentry.root()
-    assert read is None or read.reads == 0
+    assert read == 0
     assert not handled
     assert len(sentry.errors()) == (1 if kind == "close" else 2)
     for event in sentry.errors() + sentry.transactions():
@@ -363,7 +317,7 @@ def test_what_was_read_in_part(start, error_in_close, kind):
     sentry = start(kind)
     sent, read = run(kind, lambda request: [request.read(1)], FORM)
     assert sent == b"a"
-    assert read is None or read.reads == 1
+    assert read == (kind != "asgi")
     assert "data" not in sentry.errors()[0]["request"]
 
 
@@ -381,7 +335,21 @@ def test_next_request(start, kind):
         return [b"x"]
 
     if kind == "asgi":
-        asyncio.run(run_asgi(view, FORM, FORM_TYPE, times=2))
+        app = app_of(kind, view)
+
+        async def twice(scope, receive, send):
+            request = await receive()
+            for _ in range(2):
+                messages = [request]
+
+                async def receive_again(messages=messages):
+                    return messages.pop() if messages else await asyncio.Event().wait()
+
+                await app(dict(scope), receive_again, send)
+
+        asyncio.run(
+            read(twice, method="POST", body=FORM, headers=headers_of(FORM_TYPE), slow=False)
+        )
     else:
         run(kind, view, FORM)
         run(kind, view, FORM)
@@ -406,7 +374,7 @@ def test_body_that_is_too_long(start, lifecycle, kind):
     """Whether it was read or not: that is said in its place, as with stock."""
     sentry = start(kind, max_request_body_size="small")
     _, read = run(kind, lambda request: [b"no"], b"x" * 2000)
-    assert read is None or read.reads == 0
+    assert read == 0
     sentry.root()
     for event in sentry.transactions():
         assert event["_meta"]["request"]["data"][""]["rem"] == [["!config", "x"]]
@@ -599,18 +567,10 @@ def test_rest_framework(start, rest_framework, kind, content_type, read):
         if kind == "stream":
             sentry_sdk.capture_message("in the body")
 
-    view = rest_framework(handle, kind)
-    received = Input(body)
-    exchange = Exchange(
-        serve(view),
-        method="POST",
-        CONTENT_LENGTH=str(len(body)),
-        CONTENT_TYPE=content_type,
-        **{"wsgi.input": received},
-    )
-    assert exchange.read() == b"1"
+    sent, reads = run(kind, None, body, content_type, app=serve(rest_framework(handle, kind)))
+    assert sent == b"1"
     sentry.root()
     expected = {"a": "1", "b": "2"} if content_type == FORM_TYPE else {"a": "1"}
     for event in sentry.errors() + sentry.transactions():
         assert event["request"].get("data") == (expected if read else None)
-    assert read or received.reads == 0
+    assert read or reads == 0
