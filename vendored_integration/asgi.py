@@ -6,7 +6,6 @@ from .runtime.asgi import SentryAsgiMiddleware
 from .runtime.asgi_request import Lifespan
 from .runtime.options import DEFAULT_OPTIONS, Options
 from .runtime.process import hide_frames
-from .runtime.shutdown import flush
 
 __all__ = ["SentryMiddleware", "flush_at_shutdown"]
 
@@ -68,22 +67,14 @@ def flush_at_shutdown(
         try:
             await app(scope, lifespan.receive, lifespan.send)
         except Exception:
-            if lifespan.known:
+            if lifespan.listens:
                 raise
-        if not lifespan.known:
-            await _answer(receive, send)
+        if not lifespan.listens:  # it does not know the protocol
+            for kind in ("startup", "shutdown"):
+                await receive()
+                await lifespan.send({"type": f"lifespan.{kind}.complete"})
 
     return application
-
-
-async def _answer(receive: Any, send: Any) -> None:
-    """Be the application that knows the ``lifespan`` protocol."""
-    kind = ""
-    while kind != "lifespan.shutdown":
-        kind = (await receive())["type"]
-        if kind == "lifespan.shutdown":
-            await flush()
-        await send({"type": f"{kind}.complete"})
 
 
 hide_frames()

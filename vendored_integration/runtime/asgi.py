@@ -4,35 +4,21 @@ The build makes upstream's ``django/asgi.py`` import this class. Upstream's own 
 vendored: what has to be known can be seen from around it, and from within.
 """
 
-from contextvars import ContextVar
-from typing import Any, Callable, Optional, Tuple
+import weakref
+from typing import Any, Callable, Optional
 
 import sentry_sdk
 import sentry_sdk.integrations.asgi
 import sentry_sdk.scope
-from sentry_sdk.integrations.asgi import _asgi_middleware_applied
+from sentry_sdk.integrations.asgi import _asgi_middleware_applied, _capture_exception
 from sentry_sdk.utils import capture_internal_exceptions
 
-from .asgi_request import (
-    AsgiRequest,
-    HttpRequest,
-    Lifespan,
-    Running,
-    WebSocket,
-    current_request,
-    running,
-)
+from .asgi_request import AsgiRequest, HttpRequest, Lifespan, current_request, running
 from .options import Options
 from .process import internal_error
 from .reported import note_requests, reports_errors
 
-_PROTOCOLS = {"http": HttpRequest, "websocket": WebSocket, "lifespan": Lifespan}
-
-#: The error that is on its way through upstream's middleware, its cause, and whether
-#: its context is suppressed.
-_raised: "ContextVar[Optional[Tuple[Exception, Optional[BaseException], bool]]]" = ContextVar(
-    "vendored_integration_raised", default=None
-)
+_PROTOCOLS = {"http": HttpRequest, "lifespan": Lifespan}
 
 
 class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
@@ -60,101 +46,88 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
         self._asgi_version = asgi_version
         # Within a middleware of this kind, ours or stock, that one traces.
         if _asgi_middleware_applied.get(False):
-            try:
-                return await super()._run_app(scope, receive, send, 3)
-            except Exception:
-                _error_of_application()
-                raise
+            return await self._call(scope, receive, send)
         request = _PROTOCOLS.get(scope["type"], AsgiRequest)(scope, receive, send)
-        holder = Running(request)
-        running.set(holder)
+        running.set(weakref.ref(request))
         result = None
-        raised: "Optional[BaseException]" = None
         try:
             result = await super()._run_app(scope, receive, send, 3)
         except Exception as error:
-            raised = _error_of_application()
-            if raised is error:
-                raised = None
-                raise
             # A header or an error that it cannot read, a sampler or transport that raises.
-            internal_error("internal error of the SDK")
+            if error is not request.error:
+                internal_error("internal error of the SDK")
         finally:
-            holder.request = request.reported = None
-            running.set(None)
-        raised = raised or request.postponed
-        request.postponed = None
-        if raised is not None:
+            request.reported = None
+        if request.error is not None:
+            # Upstream raises what it has reported `from None`, which cuts its cause off.
+            raised, request.error = request.error, None
+            raised.__cause__, raised.__suppress_context__ = request.cause
             try:
                 raise raised
             finally:
                 del raised  # its traceback holds this frame
         if not request.begun:
-            return await self._isolated(scope, receive, send)
-        return result
-
-    def _get_transaction_name_and_source(self, style: str, scope: Any) -> Any:
-        return _named(super()._get_transaction_name_and_source, style, scope)
-
-    def _get_segment_name_and_source(self, style: str, scope: Any) -> Any:
-        return _named(super()._get_segment_name_and_source, style, scope)
-
-    async def _isolated(self, scope: Any, receive: Any, send: Any) -> Any:
-        """Call the application where upstream has failed before it did.
-
-        There is no transaction, but what the application sets is not seen by other requests.
-        """
-        with sentry_sdk.isolation_scope():
-            try:
+            # There is no transaction, but what the application sets is not seen by others.
+            with sentry_sdk.isolation_scope():
                 return await self._call(scope, receive, send)
-            except Exception as error:
-                with capture_internal_exceptions():
-                    sentry_sdk.capture_exception(error)
-                raise
+        return result
 
     @reports_errors
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
-        request = current_request()
-        if request is None or request.begun:
-            try:
-                return await self._call(scope, receive, send)
-            except Exception as error:
-                _keep_cause(error)
-                raise
+        request: Any = current_request()
         try:
             request.begin(self.stream_options, send)
         except Exception:
             internal_error("internal error; this request is traced as in stock")
         try:
-            result = await self._call(scope, request.receive, request.send)
+            result = await self._application3(scope, request.receive, request.send)
         except BaseException as error:
-            if request.raised(error):
-                _keep_cause(error)
+            # Upstream takes any error for a failure: one that is none is raised afterwards.
+            if request.end(error):
                 raise
             return None
-        request.returned()
+        request.end(None)
         return result
 
-    def _call(self, scope: Any, receive: Any, send: Any) -> Any:
+    @reports_errors
+    async def _call(self, scope: Any, receive: Any, send: Any) -> Any:
+        """Call the application where there is no transaction of this middleware's."""
+        try:
+            return await self._application3(scope, receive, send)
+        except Exception as error:
+            with capture_internal_exceptions():
+                _capture_exception(error, self.mechanism_type)
+            raise
+
+    def _application3(self, scope: Any, receive: Any, send: Any) -> Any:
         if self._asgi_version == 2:
             return self._application(scope)(receive, send)
         return self._application(scope, receive, send)
 
+    def _get_transaction_name_and_source(self, *args: Any) -> Any:
+        return _name(super()._get_transaction_name_and_source, *args)
 
-def _named(get_name_and_source: "Callable[[str, Any], Any]", style: str, scope: Any) -> Any:
+    def _get_segment_name_and_source(self, *args: Any) -> Any:
+        return _name(super()._get_segment_name_and_source, *args)
+
+
+def _name(get_name_and_source: "Callable[..., Any]", *args: Any) -> Any:
     """Return the name of a request, and its source: its path if its endpoint has no name.
 
     Such as an application that is mounted, and has not found a route.
+
+    :param args: of upstream's method; the last one is the scope.
     """
-    name, source = get_name_and_source(style, scope)
+    name, source = get_name_and_source(*args)
     if name:
         return name, source
+    *style, scope = args
     unrouted = {key: scope[key] for key in scope if key != "endpoint"}
     request = current_request()
     if request is not None:
         unrouted["root_path"] = request.root_path  # mounting has changed it
-    return get_name_and_source(style, unrouted)
+    return get_name_and_source(*style, unrouted)
 
 
 def _drop_unreported(event: Any, hint: Any) -> Any:
@@ -180,20 +153,3 @@ def _is_unhandled(event: Any) -> bool:
 
 sentry_sdk.scope.add_global_event_processor(_drop_unreported)
 note_requests(lambda: bool(_asgi_middleware_applied.get(False)))
-
-
-def _keep_cause(error: BaseException) -> None:
-    """Upstream raises what it has reported ``from None``, which cuts its cause off."""
-    if isinstance(error, Exception):
-        _raised.set((error, error.__cause__, error.__suppress_context__))
-
-
-def _error_of_application() -> "Optional[Exception]":
-    """Return the error that the application has raised, with its cause restored."""
-    raised = _raised.get()
-    if raised is None:
-        return None
-    _raised.set(None)
-    error, cause, suppressed = raised
-    error.__cause__, error.__suppress_context__ = cause, suppressed
-    return error

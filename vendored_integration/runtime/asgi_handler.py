@@ -4,7 +4,7 @@ import asyncio
 import functools
 from contextvars import copy_context
 from types import AsyncGeneratorType
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from .asgi_request import HttpRequest, current_request
 from .bindings import Bindings, bindings_of
@@ -20,34 +20,33 @@ def patch_asgi_handler() -> None:
     @functools.wraps(send_response)
     async def _send_response(self: Any, response: Any, send: Any) -> None:
         request = current_request()
+        if isinstance(request, HttpRequest):
+            request.respond(response.streaming)
         if not isinstance(request, HttpRequest) or not response.streaming:
-            if isinstance(request, HttpRequest):
-                request.respond(False)
             await send_response(self, response, send)
             return
-        request.respond(True)
-        bindings = _entered(response, request)
-        if bindings is not None:
-            send = _without_bindings(bindings, send)
+        request.bindings = bindings = _enter_bindings(response, request)
+        can_await = True
         try:
             await send_response(self, response, send)
-        except GeneratorExit:
-            raise  # the loop is closed, or the task dropped: nothing can be awaited
-        except BaseException:
-            await _close(response)
+        except GeneratorExit:  # the loop is closed, or the task dropped
+            can_await = False
             raise
-        else:
-            await _close(response)
         finally:
-            if bindings is not None:
-                bindings.leave()
-            # For what the SDK remembers: Django sends in a task of its own.
-            request.sent_in = copy_context()
+            try:
+                if can_await:
+                    await _close(response)
+            finally:
+                request.bindings = None
+                if bindings is not None:
+                    bindings.leave()
+                # For what the SDK remembers: Django sends in a task of its own.
+                request.sent_in = copy_context()
 
     ASGIHandler.send_response = _send_response
 
 
-def _entered(response: Any, request: HttpRequest) -> "Optional[Bindings]":
+def _enter_bindings(response: Any, request: HttpRequest) -> "Optional[Bindings]":
     bindings = bindings_of(response)
     try:
         if bindings is not None and bindings.find(copy_context(), request.before):
@@ -58,21 +57,6 @@ def _entered(response: Any, request: HttpRequest) -> "Optional[Bindings]":
     return None
 
 
-def _without_bindings(bindings: Bindings, send: "Callable[[Any], Any]") -> "Callable[[Any], Any]":
-    """Return a ``send`` that shows the server nothing of what the body alone sees."""
-
-    async def _send(message: Any) -> Any:
-        bindings.leave()
-        try:
-            return await send(message)
-        finally:
-            # After the last one Django closes the response.
-            if message.get("type") != "http.response.body" or message.get("more_body"):
-                bindings.enter()
-
-    return _send
-
-
 async def _close(response: Any) -> None:
     """Close the async generator that was iterated now: Django leaves it to the collector.
 
@@ -80,23 +64,14 @@ async def _close(response: Any) -> None:
     left alone. An error goes where it goes otherwise: to the loop's handler.
     """
     generator = response._iterator
-    if (
-        type(generator) is not AsyncGeneratorType
-        or generator.ag_frame is None
-        or getattr(generator, "ag_running", False)
-    ):
+    if type(generator) is not AsyncGeneratorType or generator.ag_running:
         return
     try:
         await generator.aclose()
     except Exception as error:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # it has ended, and what waited in it is being collected
-        loop.call_exception_handler(
+        asyncio.get_running_loop().call_exception_handler(
             {
-                "message": "an error occurred during closing of asynchronous "
-                f"generator {generator!r}",
+                "message": f"an error occurred during closing of asynchronous generator {generator!r}",
                 "exception": error,
                 "asyncgen": generator,
             }

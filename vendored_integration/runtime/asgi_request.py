@@ -7,11 +7,13 @@ tell. The application gets :meth:`AsgiRequest.receive` and :meth:`AsgiRequest.se
 
 import asyncio
 import threading
+import traceback
 from contextvars import Context, ContextVar, copy_context
 from time import perf_counter
-from typing import Any, Awaitable, Callable, Dict, Optional
+from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from . import sigterm, spans, stats
+from .bindings import Bindings
 from .body_stats import BodyStats
 from .open_response import OpenResponse
 from .options import Options
@@ -26,50 +28,40 @@ Message = Dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[Any]]
 
-
-class Running:
-    """Holds a request while it runs.
-
-    Every copy of the request's context holds this, for as long as there are tasks that
-    the application has left behind; not the request, which holds the server's side.
-    """
-
-    __slots__ = ("request",)
-
-    def __init__(self, request: "AsgiRequest") -> None:
-        self.request: "Optional[AsgiRequest]" = request
-
-
-#: The ASGI request of ours that the running context belongs to.
-running: "ContextVar[Optional[Running]]" = ContextVar("vendored_integration_running", default=None)
+#: The ASGI request that the running context belongs to. A weak reference: tasks that the
+#: application has left behind keep their context, and must not keep the connection by it.
+running: "ContextVar[Callable[[], Optional[AsgiRequest]]]" = ContextVar(
+    "vendored_integrationrunning", default=lambda: None
+)
 
 
 def current_request() -> "Optional[AsgiRequest]":
     """Return the running request, if it is an ASGI request of ours."""
-    holder = running.get()
-    return None if holder is None else holder.request
+    return running.get()()
 
 
 class AsgiRequest:
     """One connection (or, for HTTP, one request) of an ASGI application.
 
-    As it is, of a protocol that is not known here: nothing is made of its messages and
-    errors. More than 7 attributes: both sides' functions, and what is known of the errors.
+    As it is: a WebSocket connection, or one of a protocol that is not known here. More than
+    7 attributes: both sides' functions, and what is known of the errors.
     """
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         self._server_receive = receive
         self._server_send = send
         self.root_path = scope.get("root_path", "")
-        #: Whether the application has been called.
-        self.begun = False
+        #: Whether the application has been called, and whether it has asked for a message.
+        self.begun = self.listens = False
         self._root: Any = None
         # An OSError of the server's send(): the client has gone.
         self._send_error: "Optional[OSError]" = None
         # Whether the server has told the application that the client has gone.
         self._disconnected = False
-        #: An error that upstream is not to see: raised when upstream is done.
-        self.postponed: "Optional[BaseException]" = None
+        #: What the application has raised, until that is raised to the server; its cause, and
+        #: whether its context is suppressed.
+        self.error: "Optional[BaseException]" = None
+        self.cause: "Tuple[Optional[BaseException], bool]" = (None, False)
         #: The last unhandled error of which there is an event.
         self.reported: "Optional[BaseException]" = None
 
@@ -77,15 +69,18 @@ class AsgiRequest:
 
     async def receive(self) -> Any:
         """What the application receives by: notices that the client has gone."""
+        self.listens = True
         message = await self._server_receive()
-        if _kind(message) in ("http.disconnect", "websocket.disconnect"):
+        if message["type"] in ("http.disconnect", "websocket.disconnect"):
             self._disconnected = True
         return message
 
-    async def send(self, message: Any) -> Any:
+    async def send(self, message: Any) -> None:
         """What the application sends by."""
+        if message["type"] in SHUT_DOWN:
+            await flush()  # before the server ends the process
         try:
-            return await self._server_send(message)
+            await self._server_send(message)
         except OSError as error:
             self._send_error = error
             raise
@@ -101,20 +96,21 @@ class AsgiRequest:
         self.begun = True
         self._root = spans.current_root()
 
-    def returned(self) -> None:
-        """The application has returned."""
-        self._finish(None, False)
+    def end(self, error: "Optional[BaseException]") -> bool:
+        """The application has returned, or raised.
 
-    def raised(self, error: BaseException) -> bool:
-        """The application has raised.
-
-        :return: true if upstream should report it. It takes any error for a failure; one
-            that is none is kept as ``postponed``.
+        :return: true if there is an error that upstream should see, and report.
         """
-        failed = self._is_failure(error)
-        if not failed:
-            self.postponed = error
-        self._finish(error, failed)
+        failed = error is not None and self._is_failure(error)
+        if error is not None and (isinstance(error, Exception) or not failed):
+            self.error = error
+            self.cause = error.__cause__, error.__suppress_context__
+        try:
+            self._end(error, failed)
+        except Exception:
+            internal_error("internal error while finishing a response")
+        # What these hold may hold this.
+        self._root = self._send_error = None
         return failed
 
     def reports(self, error: BaseException) -> bool:
@@ -124,21 +120,13 @@ class AsgiRequest:
         self.reported = error
         return True
 
-    def _finish(self, error: "Optional[BaseException]", failed: bool) -> None:
-        try:
-            self._end(error, failed)
-        except Exception:
-            internal_error("internal error while finishing a response")
-        # What these hold may hold this.
-        self._root = self._send_error = None
-
-    # -- what the protocols differ in ------------------------------------------------
-
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
-        pass
+        # A server that cancels its application: the client has gone, and did not say so.
+        if error is not None and not failed and not self._disconnected:
+            self._set_status("cancelled")
 
     def _is_failure(self, error: BaseException) -> bool:
-        return True
+        return not isinstance(error, GeneratorExit) and not self._is_hang_up(error)
 
     def _is_hang_up(self, error: BaseException) -> bool:
         """Whether an error comes of it that the client has gone."""
@@ -161,32 +149,27 @@ class Lifespan(AsgiRequest):
     Source: https://asgi.readthedocs.io/en/latest/specs/lifespan.html
     """
 
-    #: Whether the application knows the protocol.
-    known = False
-
-    async def receive(self) -> Any:
-        self.known = True
-        return await self._server_receive()
-
-    async def send(self, message: Any) -> Any:
-        if _kind(message) in SHUT_DOWN:
-            await flush()  # before the server ends the process
-        return await self._server_send(message)
-
     def _is_failure(self, error: BaseException) -> bool:
-        return self.known and not isinstance(error, (GeneratorExit, asyncio.CancelledError))
+        return self.listens and super()._is_failure(error)
 
 
-class WebSocket(AsgiRequest):
-    """A WebSocket connection."""
+class _AsgiBodyStats(BodyStats):
+    """Derives from what is kept of a chunk what need not be."""
 
-    def _is_failure(self, error: BaseException) -> bool:
-        return not isinstance(error, GeneratorExit) and not self._is_hang_up(error)
+    __slots__ = ("file_size",)
 
-    def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
-        # A server that cancels its application: the client has gone, and did not say so.
-        if error is not None and not failed and not self._disconnected:
-            self._set_status("cancelled")
+    def __init__(self, started: float) -> None:
+        super().__init__(started)
+        self.last_step = started
+        #: Of a file that the server reads itself; ``None``: not known. 0: there is none.
+        self.file_size: "Optional[int]" = 0
+
+    def data(self) -> "Dict[str, Any]":
+        # The application makes the body whenever none of it is being sent.
+        self.produce_time = self.last_step - self.started - self.send_time
+        if self.file_size != 0:
+            self.size = self.file_size
+        return super().data()
 
 
 class HttpRequest(AsgiRequest):
@@ -207,15 +190,18 @@ class HttpRequest(AsgiRequest):
         # Whether the response makes its chunks as it goes along; None: the first message of
         # the body will tell.
         self._streaming: "Optional[bool]" = None
+        # Whether a chunk that is not the last one is only to be counted and timed.
+        self._only_counts = False
         #: The context when the request began.
         self.before = copy_context()
         #: The one that Django's response was sent in, when that was over.
         self.sent_in: "Optional[Context]" = None
+        #: What the body alone sees, while Django sends a streaming response.
+        self.bindings: "Optional[Bindings]" = None
         # Whether all that was to be sent has been sent.
         self._is_complete = False
         self._content_length: "Optional[int]" = None
-        self._stats = BodyStats(perf_counter())
-        self._stats.last_step = self._stats.started
+        self._stats = _AsgiBodyStats(perf_counter())
 
     def begin(self, options: "Optional[Options]", upstream_send: Send) -> None:
         super().begin(options, upstream_send)
@@ -228,33 +214,66 @@ class HttpRequest(AsgiRequest):
         if streaming:
             take_request_data(self._root)
 
-    async def send(self, message: Any) -> Any:
-        kind = _kind(message)
-        is_body = kind == "http.response.body"
-        server_send = self._server_send
-        was_disconnected = self._disconnected
-        body_stats = self._stats
+    async def send(self, message: Any) -> None:
         asked = perf_counter()
-        if is_body:
-            body_stats.produce_time += asked - body_stats.last_step
-            body_stats.count(len(message.get("body") or b""), asked)
-            if self._streaming is None:
-                self._find_out_streaming(message)
-        elif kind == "http.response.start":
-            self._open(message, asked)
-            server_send = self._upstream_send
+        body = self._stats
+        size = len(message.get("body", b""))  # only the body's messages have one
+        if size:
+            # Not by count(): a call costs a quarter of what all of this does.
+            body.chunks += 1
+            body.size += size  # type: ignore[operator]
+        server_send, bindings, completes = self._server_send, None, False
+        if not (self._only_counts and message.get("more_body")):
+            completes, bindings = self._read(message, asked), self.bindings
+            is_start = message["type"] == "http.response.start"
+            if is_start:
+                server_send = self._upstream_send
+            if bindings is not None:
+                bindings.leave()  # the server sees nothing of them
         try:
-            result = await server_send(message)
+            await server_send(message)
         except OSError as error:
             self._send_error = error
             raise
-        body_stats.last_step = now = perf_counter()
-        if is_body:
-            body_stats.send_time += now - asked
-            if message.get("more_body") is True and self._content_length is None:
-                return result  # Most messages of a stream: nothing is complete yet.
-        self._note_sent(kind, message, was_disconnected)
-        return result
+        finally:
+            # After the last message Django closes the response.
+            if bindings is not None and (is_start or message.get("more_body")):
+                bindings.enter()
+        body.last_step = now = perf_counter()
+        body.send_time += now - asked
+        if completes:
+            self._is_complete = True
+
+    def _read(self, message: Message, now: float) -> bool:
+        """Read what a message says of the response.
+
+        :return: whether the response is complete when the server has taken this message.
+        """
+        completes, kind, last = False, message["type"], not message.get("more_body")
+        if kind == "http.response.start":
+            self._open(message, now)
+            # Of these a server sends no body.
+            completes = self._method == "HEAD" or message.get("status") in (204, 304)
+        elif kind == "http.response.body":
+            body = self._stats
+            body.first_chunk = body.first_chunk or (now if body.chunks else 0.0)
+            has_all = self._has_content_length()
+            if self._streaming is None:
+                # Middleware may say that more is to come of a body that is all there.
+                self._streaming = not last and not has_all
+                if self._opened is not None:
+                    self._opened.streaming = self._streaming
+            # Starlette's BaseHTTPMiddleware ends the body also where the client has gone.
+            completes = has_all or (last and not self._disconnected)
+            self._only_counts = (
+                bool(self._streaming and body.first_chunk)
+                and self._content_length is None
+                and self.bindings is None
+            )
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            completes = last
+            self._stats.file_size = self._content_length
+        return completes
 
     def _open(self, message: Message, now: float) -> None:
         """The application has made a response, and begins to send it."""
@@ -265,19 +284,17 @@ class HttpRequest(AsgiRequest):
             # As in stock: an idle stream would be sampled for as long as it is open.
             self._root.stop_profile()
             self._stats.returned = now
-            context = copy_context()
-            context.run(running.set, None)  # it must not hold this request
-            opened = OpenResponse(
+            self._opened = OpenResponse(
                 self._root,
-                context,
+                copy_context(),
                 self._options or options_of_integration(),
                 self._stats,
                 streaming=True,
                 loop_thread=threading.get_ident(),
             )
-            opened.open()
-            self._opened = opened
+            self._opened.open()
         except Exception:
+            self._opened = None
             internal_error("internal error; this response is traced as in stock")
 
     def _read_headers(self, headers: Any) -> None:
@@ -291,39 +308,9 @@ class HttpRequest(AsgiRequest):
             elif name in (b"x-accel-redirect", b"x-sendfile"):
                 self._is_complete = True  # the proxy sends the file
 
-    def _find_out_streaming(self, message: Message) -> None:
-        # Middleware may say that more is to come of a body that is all there.
-        more = bool(message.get("more_body", False))
-        self._streaming = more and not self._has_content_length()
-        if self._opened is not None:
-            self._opened.streaming = self._streaming
-
-    def _note_sent(self, kind: "Optional[str]", message: Message, was_disconnected: bool) -> None:
-        """The server has taken a message.
-
-        :param was_disconnected: the client had gone before. Starlette's BaseHTTPMiddleware
-            ends the body all the same.
-        """
-        if kind == "http.response.start":
-            if self._method == "HEAD" or message.get("status") in (204, 304):
-                self._is_complete = True  # of these a server sends no body
-            return
-        last = not message.get("more_body", False)
-        if kind == "http.response.body":
-            if (last and not was_disconnected) or self._has_content_length():
-                self._is_complete = True
-        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
-            # The server reads a file itself: the header is all we know.
-            self._stats.size = self._content_length
-            if last:
-                self._is_complete = True
-
     def _has_content_length(self) -> bool:
         expected = self._content_length
         return expected is not None and (self._stats.size or 0) >= expected
-
-    def _is_failure(self, error: BaseException) -> bool:
-        return not isinstance(error, GeneratorExit) and not self._is_hang_up(error)
 
     def _end(self, error: "Optional[BaseException]", failed: bool) -> None:
         opened, self._opened = self._opened, None
@@ -335,10 +322,8 @@ class HttpRequest(AsgiRequest):
             outcome = "abandoned"
         elif failed and not _is_in_background(error):
             outcome = "failed"
-        elif self._is_complete:
-            outcome = "completed"
         else:
-            outcome = "cancelled"
+            outcome = "completed" if self._is_complete else "cancelled"
         if opened is not None:
             opened.end(outcome)
         else:
@@ -350,14 +335,5 @@ class HttpRequest(AsgiRequest):
 
 def _is_in_background(error: "Optional[BaseException]") -> bool:
     """Whether an error comes from a task of Starlette's, which is run after the response."""
-    traceback = None if error is None else error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__") == "starlette.background":
-            return True
-        traceback = traceback.tb_next
-    return False
-
-
-def _kind(message: Any) -> "Optional[str]":
-    """Return the type of a message. If it is none, the server will say so."""
-    return message.get("type") if isinstance(message, dict) else None
+    frames = traceback.walk_tb(None if error is None else error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "starlette.background" for frame, _ in frames)
