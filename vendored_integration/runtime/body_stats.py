@@ -20,6 +20,7 @@ class BodyStats:
         "returned",
         "chunks",
         "size",
+        "file_size",
         "first_chunk",
         "last_chunk",
         "longest_gap",
@@ -36,12 +37,15 @@ class BodyStats:
         self.returned = perf_counter()
         #: Chunks with bytes: PEP 3333 sends nothing for an empty one.
         self.chunks = 0
-        #: In bytes; ``None``: nobody knows.
-        self.size: "Optional[int]" = 0
+        #: Their bytes.
+        self.size = 0
+        #: Of a file that the server reads itself, in bytes; ``None``: nobody knows. 0: there is
+        #: no such file.
+        self.file_size: "Optional[int]" = 0
         #: When the first chunk with bytes was there.
         self.first_chunk = 0.0
-        #: When the last one was.
-        self.last_chunk = 0.0
+        #: When the last one was. Of the first there is no gap.
+        self.last_chunk = float("inf")
         #: The longest time between two of them.
         self.longest_gap = 0.0
         #: Database connections that the thread held when the application returned (WSGI).
@@ -58,12 +62,12 @@ class BodyStats:
         if size:
             if not self.chunks:
                 self.first_chunk = now
-            elif now - self.last_chunk > self.longest_gap:
-                self.longest_gap = now - self.last_chunk
+            gap = now - self.last_chunk
+            if gap > self.longest_gap:
+                self.longest_gap = gap
             self.last_chunk = now
             self.chunks += 1
-            if self.size is not None:
-                self.size += size
+            self.size += size
 
     def data(self) -> "Dict[str, Any]":
         """Return what is told about a streaming response (times in milliseconds)."""
@@ -73,8 +77,9 @@ class BodyStats:
             "http.response.stream.send_time": self.send_time * _MS,
             "http.server.return_time": (self.returned - self.started) * _MS,
         }
-        if self.size is not None:
-            data["http.response.body.size"] = self.size
+        size = self.file_size if self.file_size != 0 else self.size
+        if size is not None:
+            data["http.response.body.size"] = size
         if self.chunks:
             data["http.response.stream.time_to_first_chunk"] = (
                 self.first_chunk - self.started

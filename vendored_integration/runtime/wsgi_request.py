@@ -274,7 +274,7 @@ class WsgiRequest(RequestContext):
         """
         self.is_exhausted = True
         if not self._is_head:
-            self.opened.stats.size = self._content_length()
+            self.opened.stats.file_size = self._content_length()
 
     def _is_complete(self) -> bool:
         """Whether a closed response had been sent as far as it was to be sent."""
@@ -282,7 +282,7 @@ class WsgiRequest(RequestContext):
         if self.is_exhausted or self._is_head or not body_stats.last_step:
             return True
         length = self._content_length()
-        if length is not None and (body_stats.size or 0) >= length:
+        if length is not None and body_stats.size >= length:
             return True
         # The proxy sends the file, and closes our response.
         header = self._start_response.header
