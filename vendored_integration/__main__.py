@@ -18,18 +18,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import inspect
 import json
 import os
 import platform
 import sys
 import traceback
 from typing import Any, Iterator, Sequence
+from unittest import mock
 
 from . import _provenance, checks
 
 SETTINGS = "DJANGO_SETTINGS_MODULE"
-EXAMPLE = "mysite.settings"
 
 
 def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | checks.Finding | None:
@@ -39,12 +38,11 @@ def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | checks.Findi
     :param inits: gets the places where ``sentry_sdk.init()`` is called.
     :return: name and object of the application; or what could not be loaded.
     """
-    settings = os.environ.get(SETTINGS)
-    name = settings or str(wanted)
+    name = os.environ.get(SETTINGS, "")
     try:
         # What these print must not get into the JSON.
         with contextlib.redirect_stdout(sys.stderr), _recording(inits):
-            if settings:
+            if name:
                 import django
 
                 django.setup()
@@ -55,13 +53,12 @@ def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | checks.Findi
             attribute = attribute or "application"
             return f"{module}:{attribute}", getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:
-        return _not_loaded(name, error)
+        text = traceback.format_exception_only(type(error), error)[-1].strip()
+        return checks.make("E008", _project_line(error), name=name, error=text)
 
 
 def _recording(inits: list[str]) -> Any:
     """Patch the SDK: record where it is initialised, which is the line to change."""
-    from unittest import mock
-
     from sentry_sdk.client import _Client
 
     init = _Client.__init__
@@ -76,33 +73,17 @@ def _recording(inits: list[str]) -> Any:
     return mock.patch.object(_Client, "__init__", record)
 
 
-def _not_loaded(name: str, error: BaseException) -> checks.Finding:
-    frames = traceback.extract_tb(error.__traceback__)
-    # Not the last line of all: it may be Django that raises. The first one is of this file.
-    ours = list(filter(_is_of_project, frames[1:]))
-    where, hint = "", "mend this; the server's start, or manage.py check, shows the whole traceback"
-    if frames[-1].filename == __file__ or (
-        isinstance(error, ModuleNotFoundError) and name.startswith(error.name or " ")
-    ):
-        hint = "give another name, and run this in the directory that has manage.py"
-    elif isinstance(error, SyntaxError) and error.filename:
-        where = checks.place(error.filename, error.lineno)
-    elif ours:
-        where = checks.place(ours[-1].filename, ours[-1].lineno)
-    text = traceback.format_exception_only(type(error), error)[-1].strip()
-    return checks.make("E008", where, name=name, error=text, next=hint)
-
-
-def _is_of_project(frame: traceback.FrameSummary) -> bool:
-    in_project = frame.filename.startswith(os.getcwd() + os.sep)
-    return in_project and "site-packages" not in frame.filename
-
-
-def _interface(application: Any) -> str:
-    for layer in checks.layers(application):
-        if inspect.iscoroutinefunction(layer) or inspect.iscoroutinefunction(layer.__call__):
-            return "asgi"
-    return "wsgi"
+def _project_line(error: BaseException) -> str:
+    """Return the last line of the project that an error has come through, if there is one."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    package, project = os.path.dirname(__file__), os.getcwd() + os.sep
+    for filename, line in reversed(places):
+        of_project = filename.startswith(project) and not filename.startswith(package)
+        if of_project and "site-packages" not in filename:
+            return checks.place(filename, line)
+    return ""
 
 
 def _process(inits: list[str], application: tuple[str, Any] | None) -> dict[str, Any]:
@@ -111,20 +92,19 @@ def _process(inits: list[str], application: tuple[str, Any] | None) -> dict[str,
     from .runtime.stats import stats
 
     client = checks.client()
-    set_up = checks.set_up()
-    ours = set_up == "vendored_integration"
+    options = client.options if client else {}
+    ours = checks.set_up() == "vendored_integration"
     return {
         "settings": os.environ.get(SETTINGS),
         "application": application and application[0],
-        "interface": application and _interface(application[1]),
         "WSGI_APPLICATION": checks.setting("WSGI_APPLICATION"),
         "ASGI_APPLICATION": checks.setting("ASGI_APPLICATION"),
         "inits": inits,
-        "integration": set_up,
+        "integration": checks.set_up(),
         "options": options_of_integration()._asdict() if ours else None,
         "trace_lifecycle": client and checks.lifecycle(client),
-        "traces_sample_rate": client and client.options.get("traces_sample_rate"),
-        "traces_sampler": bool(client and client.options.get("traces_sampler")),
+        "traces_sample_rate": options.get("traces_sample_rate"),
+        "traces_sampler": bool(options.get("traces_sampler")),
         "stats": stats().as_dict(),
     }
 
@@ -132,11 +112,10 @@ def _process(inits: list[str], application: tuple[str, Any] | None) -> dict[str,
 def report(wanted: str | None = None) -> dict[str, Any]:
     """All that is printed, as data; `problems` is empty where all is right."""
     provenance, differences, _ = _provenance.look()
-    asked_for = wanted or os.environ.get(SETTINGS)
     found, process = checks.installation(), None
     # With another SDK the package cannot be imported: that is said, and mended first.
     broken = any(finding.id.endswith(("E001", "E002")) for finding in found)
-    if asked_for and not broken:
+    if (wanted or os.environ.get(SETTINGS)) and not broken:
         inits: list[str] = []
         application = load(wanted, inits)
         if isinstance(application, checks.Finding):
@@ -147,9 +126,6 @@ def report(wanted: str | None = None) -> dict[str, Any]:
             process = _process(inits, application)
     problems = [str(finding) for finding in found if finding.level != "info"]
     return {
-        "ok": not problems,
-        "problems": problems,
-        "findings": [finding._asdict() for finding in found],
         "installed": {
             "vendored-integration": provenance and provenance["package"]["version"],
             "sentry-sdk": checks.installed("sentry-sdk"),
@@ -158,67 +134,36 @@ def report(wanted: str | None = None) -> dict[str, Any]:
         },
         "provenance": provenance,
         "differences": differences,
-        "asked_for": asked_for,
         "process": process,
+        "findings": [finding._asdict() for finding in found],
+        "problems": problems,
+        "ok": not problems,
     }
 
 
+def _lines(found: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = dict(enumerate(value, 1))
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {'none' if value in (None, [], {}) else value}"
+
+
 def _text(found: dict[str, Any]) -> Iterator[str]:
-    """The lines of a report, for people."""
-    stated = found["provenance"]
-    versions = {name: version or "not installed" for name, version in found["installed"].items()}
-    if stated:
-        versions["vendored-integration"] += (
-            f", built for sentry-sdk {stated['upstream']['version']}"
-        )
-    for name, version in versions.items():
-        yield f"{name:21} {version}"
-    if stated:
-        yield from _carried(stated, found["differences"])
-    if found["process"]:
-        yield "\nThis process:"
-        # It serves nothing: of the counters, only this one can be more than 0.
-        stats = {"internal_errors": found["process"]["stats"]["internal_errors"]}
-        for name, value in {**found["process"], "stats": stats}.items():
-            yield f"  {name:19} {_shown(value)}"
-    elif not found["asked_for"]:
-        yield f"\nNo project was looked at; next: python -m vendored_integration --settings {EXAMPLE}"
-    yield ""
-    findings = [checks.Finding(**finding) for finding in found["findings"]]
-    # The problems come last: the last line says whether there is one.
+    """The lines of a report, for people. The last one says whether there is a problem."""
+    findings = [checks.Finding(**finding) for finding in found.pop("findings")]
+    ok, _ = found.pop("ok"), found.pop("problems")
+    yield from _lines(found)
     for finding in sorted(findings, key=lambda finding: finding.level != "info"):
         kind = "info" if finding.level == "info" else "problem"
         yield f"{kind}: {finding} ({finding.id})"
-    if found["ok"]:
+    if ok and not found["process"]:
+        yield "No project was looked at; next: python -m vendored_integration --settings mysite.settings"
+    if ok:
         yield "ok"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={item!r}" for name, item in value.items())
-    if isinstance(value, list):
-        value = ", ".join(value)
-    return "none" if value in (None, "") else str(value)
-
-
-def _carried(stated: dict[str, Any], differences: dict[str, str]) -> Iterator[str]:
-    upstream, files = stated["upstream"], stated["files"]
-    yield f"\nMade from {upstream['name']} {upstream['version']}, licence {upstream['license']}:"
-    yield f"  {upstream['sha256']}  {upstream['wheel']}"
-    yield f"  {upstream['license_sha256']}  its LICENSE"
-    yield f"Patched by {stated['directory']}:"
-    for patch in stated["patches"]:
-        yield f"  {patch['sha256']}  {patch['name']}"
-    yield "Upstream's files:"
-    for name in sorted(files):
-        if "upstream" in files[name]:
-            yield f"  {files[name]['upstream']}  {name}"
-    yield "Vendored files, in vendored_integration/_vendor/:"
-    for name in sorted({*files, *differences}):
-        if name in differences:
-            yield f"  {name}: {differences[name]}"
-        else:
-            yield f"  {files[name]['vendored']}  {name}  ok"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -231,7 +176,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--settings",
         metavar="MODULE",
-        help=f"of the Django project to look at, such as {EXAMPLE}; default: ${SETTINGS}",
+        help=f"of the Django project to look at, such as mysite.settings; default: ${SETTINGS}",
     )
     parser.add_argument(
         "application",
@@ -243,8 +188,9 @@ def main(argv: Sequence[str]) -> int:
     if args.settings:
         os.environ[SETTINGS] = args.settings
     found = report(args.application)
+    status = 0 if found["ok"] else 1
     print(json.dumps(found, indent=2) if args.json else "\n".join(_text(found)))
-    return 0 if found["ok"] else 1
+    return status
 
 
 if __name__ == "__main__":

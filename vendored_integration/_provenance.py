@@ -21,29 +21,22 @@ def look() -> tuple[dict[str, Any] | None, dict[str, str], str]:
     """
     name = PATH.relative_to(VENDOR.parents[1]).as_posix()
     try:
-        stated = json.loads(PATH.read_bytes().decode("utf-8"))
+        stated = json.loads(PATH.read_text("utf-8"))
         if stated["format"] != FORMAT:
             return None, {}, f"{name}: expected format {FORMAT}, found {stated['format']}"
-        return stated, _differences(stated["files"]), ""
+        expected = {file: hashes["vendored"] for file, hashes in stated["files"].items()}
     except FileNotFoundError:
         return None, {}, f"{name}: missing"
     except (OSError, ValueError, LookupError, TypeError) as error:
         return None, {}, f"{name}: damaged: {error}"
-
-
-def _differences(files: dict[str, dict[str, str]]) -> dict[str, str]:
-    expected = {name: hashes["vendored"] for name, hashes in files.items()}
     found = {
         path.relative_to(VENDOR).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in VENDOR.rglob("*")
         if path.is_file() and path != PATH and "__pycache__" not in path.parts
     }
-    problems = {}
-    for name in sorted({*expected, *found}):
-        if name not in found:
-            problems[name] = f"missing, expected {expected[name]}"
-        elif name not in expected:
-            problems[name] = f"extra, found {found[name]}"
-        elif expected[name] != found[name]:
-            problems[name] = f"expected {expected[name]}, found {found[name]}"
-    return problems
+    differences = {
+        file: f"expected {expected.get(file, 'no such file')}, found {found.get(file, 'none')}"
+        for file in sorted({*expected, *found})
+        if expected.get(file) != found.get(file)
+    }
+    return stated, differences, ""

@@ -33,7 +33,7 @@ _LOST = "streaming responses are not traced"
 #: does not work; W: something is lost; I: good to know.
 CATALOGUE = {
     "E001": (
-        "this build is for sentry-sdk {built_for}, but {found}: it refuses to be imported",
+        "this build is for sentry-sdk {built_for}, but {found} is installed: it refuses to be imported",
         '{keep}to keep this build: pip install "sentry-sdk=={built_for}"',
     ),
     "E002": ("{error}", f"{_FROM_WHEELS} --force-reinstall vendored-integration"),
@@ -61,7 +61,11 @@ CATALOGUE = {
         f"the sentry_sdk.init() needs {_USE_OURS}, and no DjangoIntegration among its "
         "disabled_integrations",
     ),
-    "E008": ("{name} cannot be loaded: {error}", "{next}"),
+    "E008": (
+        "{name} cannot be loaded: {error}",
+        "mend this, or name something else, from the directory that has manage.py; "
+        "manage.py check shows the whole traceback",
+    ),
     "W001": (
         "integrations=[...] has the stock DjangoIntegration, too; the SDK takes the last one, "
         "which is ours",
@@ -77,13 +81,9 @@ CATALOGUE = {
         "and the SDK sends while a request runs",
         "enable-threads = true in uWSGI's configuration, or --enable-threads",
     ),
-    "W004": (
-        "context variables do not work with this gevent or eventlet: the SDK mixes up the data "
-        "of requests that run at the same time",
-        'pip install --upgrade "gevent>=20.9" (or eventlet and greenlet)',
-    ),
     "W005": (
-        "a stock {middleware} is around the application, and takes its requests: {effect}",
+        "a stock {middleware} is around the application, and takes its requests: nothing tells "
+        "how streaming responses end",
         "remove it, DjangoIntegration applies its own; or take {ours}",
     ),
     "W006": (
@@ -150,8 +150,9 @@ def findings(
     :param application: name and object of what the server calls; without it, what
         ``WSGI_APPLICATION`` and ``ASGI_APPLICATION`` name, if it has been imported.
     """
-    found = installation()
-    found += _process(inits, [application] if application else _applications())
+    paths = filter(None, map(setting, ("WSGI_APPLICATION", "ASGI_APPLICATION")))
+    applications = [application] if application else [(path, imported(path)) for path in paths]
+    found = [*installation(), *_process(inits, applications)]
     return sorted(found, key=lambda finding: list(LEVELS.values()).index(finding.level))
 
 
@@ -188,14 +189,12 @@ def installation() -> list[Finding]:
     found = []
     built_for, sdk = provenance["upstream"]["version"], installed("sentry-sdk")
     if sdk != built_for:
-        other, keep = "no sentry-sdk is installed", ""
-        if sdk:
-            other = f"sentry-sdk {sdk} is installed"
-            keep = (
-                f'to keep the SDK: {_FROM_WHEELS} "vendored-integration=={sdk}.*", or in a '
-                f"checkout: SENTRY_SDK_VERSION={sdk} pip install .; "
-            )
-        found.append(make("E001", built_for=built_for, found=other, keep=keep))
+        keep = sdk and (
+            f'to keep the SDK: {_FROM_WHEELS} "vendored-integration=={sdk}.*", or in a '
+            f"checkout: SENTRY_SDK_VERSION={sdk} pip install .; "
+        )
+        other = f"sentry-sdk {sdk}" if sdk else "no sentry-sdk"
+        found.append(make("E001", built_for=built_for, found=other, keep=keep or ""))
     if differences:
         names, version = ", ".join(differences), provenance["package"]["version"]
         found.append(make("E003", count=len(differences), names=names, version=version))
@@ -246,6 +245,8 @@ def set_up() -> str | None:
 
 def lifecycle(active: Any) -> str:
     """Return ``"static"`` or ``"stream"``."""
+    if not imported("sentry_sdk.tracing.Transaction"):
+        return "stream"  # from SDK 3.0 on there is no other
     streams = imported("sentry_sdk.tracing_utils.has_span_streaming_enabled")
     return "stream" if streams and streams(active.options) else "static"
 
@@ -268,8 +269,6 @@ def _process(inits: Sequence[str], applications: Sequence[tuple[str, Any]]) -> I
         yield from _options(active, last)
     if not threads_can_run():
         yield make("W003")
-    if imported("sentry_sdk.utils.HAS_REAL_CONTEXTVARS") is False:  # gone in 3.0
-        yield make("W004")
     for name, application in applications:
         yield from _stock_around(name, application)
 
@@ -308,48 +307,34 @@ def _options(active: Any, last: str) -> Iterator[Finding]:
         yield make("I003", place(*integration.made_at))
 
 
-def _applications() -> list[tuple[str, Any]]:
-    """What the project's settings say that the server calls."""
-    paths = filter(None, map(setting, ("WSGI_APPLICATION", "ASGI_APPLICATION")))
-    return [(path, imported(path)) for path in paths]
-
-
 #: Attributes in which middlewares keep the application that they are around.
 _INNER = ("app", "application", "inner", "_application", "wsgi_app", "__wrapped__")
 
 
 def layers(application: Any) -> Iterator[Any]:
     """An application and those within it, as far as that can be seen."""
-    for _ in range(50):  # more are a circle
-        if not callable(application):
-            return
+    while callable(application):
         yield application
         inner = (getattr(application, name, None) for name in _INNER)
         application = next(filter(callable, inner), None)
 
 
-#: Stock middleware: what is lost with it, and what may take its place.
+#: Stock middleware, and what may take its place.
 _STOCK = {
     "sentry_sdk.integrations.wsgi.SentryWsgiMiddleware": (
-        _LOST,
-        "vendored_integration.wsgi.SentryWsgiMiddleware",
+        "vendored_integration.wsgi.SentryWsgiMiddleware"
     ),
-    "sentry_sdk.integrations.asgi.SentryAsgiMiddleware": (
-        "nothing tells how streaming responses end",
-        "vendored_integration.asgi.SentryMiddleware",
-    ),
+    "sentry_sdk.integrations.asgi.SentryAsgiMiddleware": "vendored_integration.asgi.SentryMiddleware",
 }
 
 
 def _stock_around(name: str, application: Any) -> Iterator[Finding]:
-    ours = tuple(imported(better) for _, better in _STOCK.values())
     for layer in layers(application):
-        if isinstance(layer, ours):
-            return  # what is within it does nothing
-        for stock, (effect, better) in _STOCK.items():
+        for stock, ours in _STOCK.items():
+            if isinstance(layer, imported(ours)):
+                return  # what is within it does nothing
             if isinstance(layer, imported(stock)):
-                kind = stock.rpartition(".")[2]
-                yield make("W005", name, middleware=kind, effect=effect, ours=better)
+                yield make("W005", name, middleware=stock.rpartition(".")[2], ours=ours)
                 return
         # The SDK's StarletteIntegration, which enables itself, wraps these when they are called.
         if isinstance(layer, imported("starlette.applications.Starlette")):
@@ -362,10 +347,7 @@ def _stock_around(name: str, application: Any) -> Iterator[Finding]:
 def _mounts_django(application: Any) -> bool:
     """Whether a route of a Starlette application leads to Django's ASGI handler."""
     handler = imported("django.core.handlers.asgi.ASGIHandler")
-    for layer in layers(application):
-        if isinstance(layer, handler):
-            return True
-        routes = getattr(layer, "routes", None)
-        if isinstance(routes, list) and any(map(_mounts_django, routes)):
-            return True
-    return False
+    return any(
+        isinstance(layer, handler) or any(map(_mounts_django, getattr(layer, "routes", None) or ()))
+        for layer in layers(application)
+    )

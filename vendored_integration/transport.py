@@ -19,16 +19,13 @@ It is the SDK's HTTP transport, with urllib3's timeouts and retries. Guarantees:
   sends what was captured before the fork.
 """
 
-import functools
 import threading
 import time
 from collections import Counter
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Type, Union
 from weakref import WeakSet
 
 from sentry_sdk.transport import HttpTransport
-from sentry_sdk.worker import BackgroundWorker
 from urllib3.util import Retry, Timeout
 
 from .runtime.process import after_fork_in_child, logger
@@ -42,9 +39,6 @@ __all__ = ["BoundedTransport", "bounded_transport"]
 #: Seconds without a drop after which the next delivery means that dropping has ended.
 #: Under a load that is a little too high, drops and deliveries alternate.
 QUIET = 10.0
-
-#: The longest ``timeout``, in seconds: eleven days. A socket takes no more than 24.
-LONGEST_TIMEOUT = 10**6
 
 #: Seconds between an attempt that came to nothing and the next one; doubled each time.
 FIRST_PAUSE = 0.05
@@ -65,64 +59,38 @@ def bounded_transport(
         the body excepted; or a :class:`urllib3.Timeout`; ``None``: wait for ever.
     :param retries: further attempts if no connection comes about (what has been sent
         is not sent twice); or a :class:`urllib3.Retry`, which decides by itself.
-    :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: an argument is out of range.
+    :raises TypeError: a number is of the wrong type.
+    :raises ValueError: an argument is out of range, or is nothing that urllib3 takes.
     """
     if wrong:
-        if not isinstance(wrong[0], dict):
-            raise TypeError(
-                "bounded_transport takes its arguments by name, such as queue_size=100; "
-                f"got {wrong[0]!r}"
-            )
-        # transport=bounded_transport: the SDK calls it with each event, in the application.
-        _report_missing_call()
+        # transport=bounded_transport: the SDK 2 calls it with each event, in the application.
+        logger.error(
+            "bounded_transport must be called, with arguments by name: "
+            "sentry_sdk.init(transport=bounded_transport()); NOTHING is sent"
+        )
         return BoundedTransport
     if queue_size is not None:
-        _check_queue_size("queue_size", queue_size)
+        # To the SDK's queue, 0 means that there is no limit.
+        _check_whole("queue_size", queue_size, 1)
     if timeout is not None and not isinstance(timeout, Timeout):
-        _check(
-            "timeout",
-            timeout,
-            (int, float),
-            lambda seconds: 0 < seconds <= LONGEST_TIMEOUT,
-            f"seconds, above 0 and up to {LONGEST_TIMEOUT}, or a urllib3.Timeout or None",
-        )
         timeout = Timeout(total=timeout)
     if not isinstance(retries, Retry):
-        expected = "a whole number, at least 0, or a urllib3.Retry"
-        _check("retries", retries, int, lambda number: number >= 0, expected)
+        _check_whole("retries", retries, 0)
         retries = Retry(retries)
-    # After the last attempt the SDK must see the reply, not an exception of urllib3: the
-    # rate limits are in its headers.
-    retries = retries.new(raise_on_status=False)
-    bounds = {"queue_size": queue_size, "timeout": timeout, "retries": retries}
+    bounds = {
+        "queue_size": queue_size,
+        "timeout": timeout,
+        # After the last attempt the SDK must see the reply, not an exception of urllib3:
+        # the rate limits are in its headers.
+        "retries": retries.new(raise_on_status=False),
+    }
     return type("BoundedTransport", (BoundedTransport,), bounds)
 
 
-@functools.lru_cache(maxsize=None)
-def _report_missing_call() -> None:
-    logger.error(
-        "sentry_sdk.init(transport=bounded_transport): NOTHING is sent. It makes a "
-        "transport when it is called: transport=bounded_transport()"
-    )
-
-
-def _check_queue_size(name: str, value: object) -> None:
-    # To the SDK's queue, 0 means that there is no limit.
-    _check(name, value, int, lambda size: size >= 1, "a whole number of envelopes, at least 1")
-
-
-def _check(
-    name: str, value: object, types: Any, in_range: "Callable[[Any], bool]", expected: str
-) -> None:
-    wrong_type = isinstance(value, bool) or not isinstance(value, types)
-    if wrong_type or not in_range(value):
-        error = TypeError if wrong_type else ValueError
-        raise error(f"{name} must be {expected}; got {value!r}")
-
-
-#: Why the SDK has dropped the envelope that is being put into the queue, or sent.
-_reason: "ContextVar[Optional[str]]" = ContextVar("reason", default=None)
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        error = ValueError if isinstance(value, int) else TypeError
+        raise error(f"{name} must be a whole number, at least {least}; got {value!r}")
 
 
 class BoundedTransport(HttpTransport):
@@ -133,154 +101,93 @@ class BoundedTransport(HttpTransport):
     retries: Retry = Retry(1)
 
     def __init__(self, options: "Dict[str, Any]") -> None:
-        if self.queue_size is None:
-            _check_queue_size("transport_queue_size", options["transport_queue_size"])
-        super().__init__(options)
-        self._begin()
-        _transports.add(self)
-
-    def _begin(self) -> None:
-        size = self.queue_size or self.options["transport_queue_size"]
-        self._worker = BackgroundWorker(queue_size=size)
-        self._losses = _Losses()
+        size = self.queue_size or options["transport_queue_size"]
+        super().__init__({**options, "transport_queue_size": size})
+        #: How many envelopes this process has dropped, by reason: ``full_queue``;
+        #: ``network`` (no connection, no reply, or not in time); ``status_500`` and the
+        #: like, as the ingest has replied; ``self_rate_limits`` (not sent, or not all of
+        #: it, since an earlier reply forbids it).
+        self.dropped: "Counter[str]" = Counter()
+        # What had been dropped when this outage began; None: there is none.
+        self._before_outage: "Optional[Counter[str]]" = None
+        self._first_drop = self._last_drop = 0.0
+        # Reentrant: a garbage collection in here may drop something, too.
+        self._drop_lock = threading.RLock()
         self._pause = FIRST_PAUSE
-        self._end_of_pause = threading.Event()
-        # One entry for each flush that is going on. append and pop are atomic.
-        self._flushes: "List[None]" = []
+        self._in_flush = threading.Event()
+        _transports.add(self)
 
     def _begin_in_child(self) -> None:
         """Share no queue, lock or connection with the parent of a fork."""
         # The parent's connections are kept: to close them would take locks, which other
         # threads of the parent may have held.
-        self._inherited = self._pool.pools
-        self._pool.pools = type(self._inherited)()
-        self._discarded_events.clear()  # the parent reports its losses itself
-        self._begin()
+        inherited = dict(vars(self))
+        self.__init__(self.options)  # type: ignore[misc]
+        self._inherited = inherited
 
     def _get_pool_options(self, *args: Any, **kwargs: Any) -> "Dict[str, Any]":
         options = super()._get_pool_options(*args, **kwargs)
         return {**options, "timeout": self.timeout, "retries": self.retries}
 
-    @property
-    def dropped(self) -> "Dict[str, int]":
-        """How many envelopes this process has dropped, by reason.
-
-        ``full_queue``; ``network`` (no connection, no reply, or not in time);
-        ``status_500`` and the like, as the ingest has replied; ``self_rate_limits`` (not
-        sent, or not all of it, since an earlier reply forbids it); ``send_failed`` (an
-        error before anything was sent). Client reports are not counted.
-        """
-        return dict(self._losses.total)
-
-    def capture_envelope(self, envelope: "Envelope") -> None:
-        """Put an envelope into the queue, or drop it. Never waits."""
-        self._count_loss(super().capture_envelope, envelope)
-
-    def _send_envelope(self, envelope: "Envelope") -> None:
-        try:
-            with unrecorded(self.options):
-                if self._count_loss(super()._send_envelope, envelope) is None:
-                    self._losses.end("Sentry takes data again", QUIET)
-        except Exception:
-            self._end_of_pause.clear()
-            if not self._flushes:
-                self._end_of_pause.wait(self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            raise
-        self._pause = FIRST_PAUSE
-
-    def _count_loss(
-        self, step: "Callable[[Envelope], None]", envelope: "Envelope"
-    ) -> Optional[str]:
-        """Call ``step(envelope)``; if the SDK drops the envelope in it, count it once.
-
-        :return: why it was dropped, or ``None``.
-        """
-        token = _reason.set(None)
-        try:
-            step(envelope)
-        except Exception:
-            self.on_dropped_event("send_failed")
-            raise
-        finally:
-            reason = _reason.get()
-            _reason.reset(token)
-            if reason and any(item.type != "client_report" for item in envelope.items):
-                self._losses.add(reason)
-        return reason
-
     def on_dropped_event(self, reason: str) -> None:
-        """Called by the SDK for each loss, first with the most exact reason."""
-        if _reason.get() is None:
-            _reason.set(reason)
-
-    def record_lost_event(
-        self, reason: str, data_category: Any = None, item: Any = None, **quantity: int
-    ) -> None:
-        """Count a loss for the next client report."""
-        if item is not None and item.type == "client_report":
-            for lost in item.payload.json["discarded_events"]:
-                self._discarded_events[lost["category"], lost["reason"]] += lost["quantity"]
-            return
-        super().record_lost_event(reason, data_category, item, **quantity)
-        if reason == "ratelimit_backoff":
-            # Of sessions, logs and spans the SDK tells no more than this.
-            self.on_dropped_event("self_rate_limits")
-
-    def flush(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait until the queue is empty, or for so many seconds; without pauses meanwhile."""
-        self._flushes.append(None)
-        self._end_of_pause.set()
-        try:
-            return super().flush(*args, **kwargs)
-        finally:
-            self._flushes.pop()
-
-    def kill(self) -> None:
-        """Stop the thread that sends."""
-        super().kill()
-        self._losses.end("the transport was stopped before Sentry took data again")
-
-
-class _Losses:
-    """Counts what is dropped, and logs when that begins and when it has ended. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Reentrant, since a garbage collection in here may drop something, too. Nothing is
-        # logged while it is held: a log handler may wait for another thread that drops.
-        self._lock = threading.RLock()
-        self.total: "Counter[str]" = Counter()
-        self._outage: "Counter[str]" = Counter()
-        self._first = self._last = 0.0  # drop of this outage
-
-    def add(self, reason: str) -> None:
-        with self._lock:
-            self._last = time.monotonic()
-            begins = not self._outage
+        """Count a dropped envelope. Called by the SDK."""
+        with self._drop_lock:
+            self._last_drop = time.monotonic()
+            begins = self._before_outage is None
             if begins:
-                self._first = self._last
-            self.total[reason] += 1
-            self._outage[reason] += 1
+                self._before_outage, self._first_drop = self.dropped.copy(), self._last_drop
+            self.dropped[reason] += 1
+        # Not in the lock: a log handler may wait for another thread that drops.
         if begins:
             logger.warning(
                 "data for Sentry are being dropped (%s); nothing more is said until that ends",
                 reason,
             )
 
-    def end(self, what: str, quiet: float = 0.0) -> None:
-        """Log that dropping has ended, unless the last drop is less than ``quiet`` seconds ago."""
-        with self._lock:
-            if not self._outage or time.monotonic() - self._last < quiet:
+    def _send_envelope(self, envelope: "Envelope") -> None:
+        last_drop = self._last_drop
+        try:
+            with unrecorded(self.options):
+                super()._send_envelope(envelope)
+                if self._last_drop == last_drop:
+                    self._note_delivery()
+        except Exception:
+            self._in_flush.wait(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            raise
+        self._pause = FIRST_PAUSE
+
+    def _note_delivery(self) -> None:
+        with self._drop_lock:
+            before = self._before_outage
+            if before is None or time.monotonic() - self._last_drop < QUIET:
                 return
-            dropped, self._outage = self._outage, Counter()
-            seconds = self._last - self._first
+            self._before_outage = None
+            lost = self.dropped - before
         logger.warning(
-            "%s; %d envelopes were dropped in %.0f s (%s)",
-            what,
-            sum(dropped.values()),
-            seconds,
-            ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())),
+            "Sentry takes data again; %d envelopes were dropped in %.0f s (%s)",
+            sum(lost.values()),
+            self._last_drop - self._first_drop,
+            ", ".join(f"{reason}: {count}" for reason, count in sorted(lost.items())),
         )
+
+    def record_lost_event(
+        self, reason: str, data_category: Any = None, item: Any = None, **quantity: int
+    ) -> None:
+        """Count a loss for the next client report."""
+        if item is None or item.type != "client_report":
+            super().record_lost_event(reason, data_category, item, **quantity)
+            return
+        for lost in item.payload.json["discarded_events"]:
+            self._discarded_events[lost["category"], lost["reason"]] += lost["quantity"]
+
+    def flush(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait until the queue is empty, or for so many seconds; without pauses meanwhile."""
+        self._in_flush.set()
+        try:
+            return super().flush(*args, **kwargs)
+        finally:
+            self._in_flush.clear()
 
 
 _transports: "WeakSet[BoundedTransport]" = WeakSet()

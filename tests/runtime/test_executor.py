@@ -4,11 +4,9 @@ import asyncio
 import contextvars
 import functools
 import gc
-import inspect
 import threading
 import uuid
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentry_sdk
@@ -16,7 +14,6 @@ import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, get_contextvars
-from test_process import run
 from views import serve
 
 from vendored_integration.executor import ContextPreservingExecutor
@@ -220,33 +217,6 @@ def test_error_in_a_task_belongs_to_the_request(sentry, executor):
     assert event["transaction"] == sentry.root().name
 
 
-def test_frames_of_a_tasks_error():
-    """An error that comes out of a future shows the frames that it shows without us.
-
-    In a process of its own, where the executor is imported after sentry_sdk.init().
-    """
-    frames, expected = run(
-        """
-        sentry = init()
-        from concurrent.futures import ThreadPoolExecutor
-        from vendored_integration.executor import ContextPreservingExecutor
-
-        def fails():
-            raise ValueError("in a task")
-
-        for Pool in ContextPreservingExecutor, ThreadPoolExecutor:
-            try:
-                Pool(1).submit(fails).result(10)
-            except ValueError:
-                sentry_sdk.capture_exception()
-            (value,) = sentry.errors()[-1]["exception"]["values"]
-            frames = value["stacktrace"]["frames"]
-            print([(frame["module"], frame["function"]) for frame in frames])
-        """
-    )
-    assert frames == expected
-
-
 # -- what a task changes
 
 
@@ -348,60 +318,6 @@ def test_arguments_results_and_errors(sentry, executor):
     assert executor.submit(fails).exception(TIMEOUT) is error
     assert executor.submit(next, iter(())).exception(TIMEOUT).__class__ is StopIteration
     assert list(executor.map(divmod, [7, 9], [2, 4])) == [(3, 1), (2, 1)]
-
-
-def test_signature():
-    """It can be told from the signature that every keyword is the task's."""
-    kinds = [
-        p.kind for p in inspect.signature(ContextPreservingExecutor.submit).parameters.values()
-    ]
-    only = inspect.Parameter.POSITIONAL_ONLY
-    assert kinds[:2] == [only, only]
-    assert isinstance(ContextPreservingExecutor(), ThreadPoolExecutor)
-    with pytest.raises(TypeError):
-        ContextPreservingExecutor().submit()
-
-
-def test_initializer(sentry):
-    """It runs once a thread, and what it sets for its thread is there; no task sees it."""
-    of_thread = threading.local()
-    calls = []
-
-    def initializer(value):
-        calls.append(variable.get())
-        of_thread.value = value
-        variable.set("initializer")
-
-    variable_before = variable.set("submitter")
-    try:
-        with ContextPreservingExecutor(1, "name", initializer, ("set",)) as executor:
-            futures = [
-                executor.submit(
-                    lambda: (of_thread.value, variable.get(), threading.current_thread().name)
-                )
-                for _ in range(3)
-            ]
-            assert [future.result(TIMEOUT) for future in futures] == [
-                ("set", "submitter", "name_0")
-            ] * 3
-    finally:
-        variable.reset(variable_before)
-    assert calls == ["-"]
-
-
-def test_cancelled_and_shut_down():
-    """A task that is cancelled in the queue never runs; shutdown waits for the others."""
-    release = threading.Event()
-    executor = ContextPreservingExecutor(1)
-    first = executor.submit(release.wait, TIMEOUT)
-    second = executor.submit(print, "never")
-    third = executor.submit(variable.get)
-    assert second.cancel()
-    release.set()
-    executor.shutdown()
-    assert (first.result(0), third.result(0)) == (True, "-")
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        executor.submit(print)
 
 
 # -- memory

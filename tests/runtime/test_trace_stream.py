@@ -864,26 +864,10 @@ async def coroutine():
 
 
 @pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (coroutine, "coroutine is a coroutine function: use @sentry_sdk.trace"),
-        (transaction, "transaction has no yield: put @trace_stream next to"),
-        (trace_stream(numbers), "numbers has no yield: put @trace_stream next to"),
-        (classmethod(undecorated), "undecorated is a classmethod: put @classmethod above"),
-        (staticmethod(undecorated), "undecorated is a staticmethod: put @staticmethod above"),
-        ("a name", "write @trace_stream\\(name='a name'\\)"),
-        (undecorated(1), "is no function: decorate the generator function"),
-    ],
+    "function",
+    [coroutine, transaction, trace_stream(numbers), classmethod(undecorated), "a name"],
 )
-def test_what_is_no_generator_function_is_refused(function, message):
+def test_what_is_no_generator_function_is_refused(function):
     """With its name, and what to do."""
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=f"got {re.escape(repr(function))}. Put it next to"):
         trace_stream(function)
-
-
-@pytest.mark.parametrize("arguments", [{"name": 3}, {"op": None}, {"attributes": ["table"]}])
-def test_wrong_arguments_are_refused(arguments):
-    """By their names, when the function is decorated."""
-    ((name, value),) = arguments.items()
-    with pytest.raises(TypeError, match=f"{name} must be a .*, got {re.escape(repr(value))}"):
-        trace_stream(**arguments)

@@ -186,8 +186,8 @@ class HttpRequest(AsgiRequest):
         # Whether the response makes its chunks as it goes along; None: the first message of
         # the body will tell.
         self._streaming: "Optional[bool]" = None
-        # Whether a chunk that is not the last one is only to be counted and timed.
-        self._only_counts = False
+        # The server's send(), while chunks need only be counted and timed.
+        self._pass_on: "Optional[Send]" = None
         #: The context when the request began.
         self.before = copy_context()
         #: The one that Django's response was sent in, when that was over.
@@ -222,12 +222,12 @@ class HttpRequest(AsgiRequest):
             body.last_chunk = asked
             body.chunks += 1
             body.size += size
-        server_send, bindings, completes = self._server_send, None, False
-        if not (self._only_counts and message.get("more_body")):
+        bindings, completes = None, False
+        server_send = self._pass_on if message.get("more_body") else None
+        if server_send is None:
             completes, bindings = self._read(message, asked), self.bindings
             is_start = message["type"] == "http.response.start"
-            if is_start:
-                server_send = self._upstream_send
+            server_send = self._upstream_send if is_start else self._server_send
             if bindings is not None:
                 bindings.leave()  # the server sees nothing of them
         try:
@@ -265,11 +265,8 @@ class HttpRequest(AsgiRequest):
                     self._opened.streaming = self._streaming
             # Starlette's BaseHTTPMiddleware ends the body also where the client has gone.
             completes = has_all or (last and not self._disconnected)
-            self._only_counts = (
-                bool(self._streaming and body.first_chunk)
-                and self._content_length is None
-                and self.bindings is None
-            )
+            if self._streaming and body.first_chunk and self._content_length is None:
+                self._pass_on = None if self.bindings else self._server_send
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
             completes = last
             self._stats.file_size = self._content_length
