@@ -10,13 +10,13 @@ import asyncio
 import contextvars
 import functools
 import gc
-import io
 import json
 import logging
 import re
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import django
 import sentry_sdk
@@ -35,6 +35,11 @@ from django.http import (
 )
 from django.urls import path
 from sentry_sdk.transport import Transport
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.asgi import make_scope  # noqa: E402
+from support.wsgi import Body, make_environ  # noqa: E402
 
 FORM = b"a=1&b=2"
 UPLOAD = (
@@ -67,9 +72,7 @@ class Handler(TemporaryFileUploadHandler):
         super().new_file(*args, **kwargs)
 
 
-class Input(io.BytesIO):
-    """A request's body, which tells when it is read."""
-
+class Input(Body):
     def read(self, *args):
         seen.append("read")
         return super().read(*args)
@@ -241,28 +244,34 @@ class Keep(Transport):
                 sent.append({"type": item.headers["type"], **one})
 
 
+def headers_of(session, environ):
+    headers = {
+        "content-type": "application/x-www-form-urlencoded",
+        "cookie": f"flavour=oat; sessionid={session}",
+    }
+    names = {"CONTENT_TYPE": "content-type", "HTTP_SENTRY_TRACE": "sentry-trace"}
+    headers.update({names[name]: environ[name] for name in names if name in environ})
+    return list(headers.items())
+
+
 def serve(application, path, body=b"", close=1, session="", **environ):
     """Serve one request as a server does; what is seen by then goes to ``seen``."""
 
     def start_response(status, headers, exc_info=None):
         seen.append(["start_response", status, sorted(headers)])
 
-    environ = {
-        "CONTENT_TYPE": "application/x-www-form-urlencoded",
-        "REQUEST_METHOD": "POST" if body else "GET",
-        "PATH_INFO": "/" + path,
-        "QUERY_STRING": "q=1",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_COOKIE": f"flavour=oat; sessionid={session}",
-        "CONTENT_LENGTH": str(len(body)),
-        "wsgi.input": Input(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.url_scheme": "http",
-        **environ,
-    }
+    environ = make_environ(
+        "/" + path,
+        body=body,
+        headers=headers_of(session, environ),
+        **{
+            "REQUEST_METHOD": "POST" if body else "GET",
+            "QUERY_STRING": "q=1",
+            "REMOTE_ADDR": "127.0.0.1",
+            "wsgi.input": Input(body),
+            **environ,
+        },
+    )
     response = None
     try:
         response = application(environ, start_response)
@@ -288,26 +297,10 @@ def serve(application, path, body=b"", close=1, session="", **environ):
 def serve_asgi(application, path, body=b"", close=1, session="", **environ):
     """The same under ASGI."""
     method = environ.get("REQUEST_METHOD", "POST" if body else "GET")
-    headers = {
-        "host": "localhost",
-        "content-type": environ.get("CONTENT_TYPE", "application/x-www-form-urlencoded"),
-        "content-length": str(len(body)),
-        "cookie": f"flavour=oat; sessionid={session}",
-    }
-    if "HTTP_SENTRY_TRACE" in environ:
-        headers["sentry-trace"] = environ["HTTP_SENTRY_TRACE"]
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": "/" + path,
-        "query_string": b"q=1",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "server": ("localhost", 80),
-        "client": ("127.0.0.1", 5000),
-    }
+    headers = headers_of(session, environ)
+    if body:
+        headers.append(("content-length", str(len(body))))
+    scope = make_scope("/" + path, method, headers=headers, query_string=b"q=1")
 
     async def run():
         incoming = asyncio.Queue()

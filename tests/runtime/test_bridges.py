@@ -6,6 +6,7 @@ import gc
 from io import BytesIO, StringIO
 
 import pytest
+import sentry_sdk
 from asgiref.wsgi import WsgiToAsgi
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
@@ -17,7 +18,6 @@ from support.sdk import start_span
 from support.wsgi import WsgiClient
 from test_errors import log_in_server
 
-import sentry_sdk
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.wsgi import SentryWsgiMiddleware

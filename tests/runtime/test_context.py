@@ -409,9 +409,10 @@ def test_request_signals_share_a_context(init):
     """What request_started has set, request_finished can reset."""
     init()
     tokens = []
-    with connected(request_started, lambda **kwargs: tokens.append(request_id.set("request"))):
-        with connected(request_finished, lambda **kwargs: request_id.reset(tokens.pop())):
-            WsgiClient(serve(lambda request: StreamingHttpResponse(iter([b"a"])))).read()
+    app = streaming_app("wsgi-django", lambda: iter([b"a"]))
+    begins = connected(request_started, lambda **_: tokens.append(request_id.set("request")))
+    with begins, connected(request_finished, lambda **_: request_id.reset(tokens.pop())):
+        WsgiClient(app).read()
     assert not tokens
     assert request_id.get("-") == "-"
 

@@ -6,18 +6,16 @@ import json
 import logging
 import subprocess
 import sys
-from io import BytesIO
 from pathlib import Path
 from wsgiref.util import FileWrapper
 
 import pytest
 import sentry_sdk
-from asgi_server import ASYNC_BODIES
 from django.core.signals import request_finished
 from django.http import HttpResponse, HttpResponseNotModified
-from harness import Exchange
 from side_by_side import REQUESTS, WSGI_ONLY
-from views import serve
+from support.apps import ASYNC_BODIES, serve, wsgi_app
+from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration, stats
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -99,12 +97,12 @@ def plain(request):
 
 def test_ends_when_the_application_returns(sentry):
     """By default. What comes later makes nothing of it, and there is nothing to wait for."""
-    exchange = Exchange(serve(plain))
+    client = WsgiClient(serve(plain))
     root = sentry.root()
     assert (root.status, root.outcome) == ("ok", None)
     assert not [key for key in root.data if "stream." in key]
     assert (stats().open_responses, stats().pending_deadlines) == (0, 0)
-    assert exchange.read() == b"plain"
+    assert client.read() == b"plain"
     assert "django.core.cache.close_caches" not in sentry.root().names()
 
 
@@ -113,10 +111,10 @@ def test_ends_when_the_application_returns(sentry):
 def test_finish_on_close(init, lifecycle, integration, view):
     """All that Django does in close() belongs to it; it is none that is streaming, though."""
     sentry = init(lifecycle, integration())
-    exchange = Exchange(serve(view))
+    client = WsgiClient(serve(view))
     assert not sentry.roots()
     assert stats().open_responses == 1
-    exchange.read()
+    client.read()
     root = sentry.root()
     assert "django.core.cache.close_caches" in root.names()
     assert (root.status, root.outcome) == ("ok", None)
@@ -159,9 +157,9 @@ def test_token_of_the_view_is_reset_in_close(init, finish_on, framework):
     app = serve(view) if framework == "django" else SentryWsgiMiddleware(app, finish_on=finish_on)
 
     def run():
-        exchange = Exchange(app)
+        client = WsgiClient(app)
         assert variable.get("-") == "the view's"  # as without us
-        assert exchange.read() == b"plain"
+        assert client.read() == b"plain"
         return variable.get("-")
 
     assert contextvars.Context().run(run) == "-"
@@ -185,23 +183,13 @@ def test_close_of_one_request_during_another(init, finish_on):
     app = serve(view)
     request_finished.connect(finished)
     try:
-        first, second = Exchange(app, "/first"), Exchange(app, "/second")
+        first, second = WsgiClient(app, "/first"), WsgiClient(app, "/second")
         first.read()
         second.read()
     finally:
         request_finished.disconnect(finished)
     assert seen == ["/first", "/second"]
     assert [event["tags"]["path"] for event in sentry.errors()] == seen
-
-
-class Input(BytesIO):
-    """The body of a request, which tells when it is read."""
-
-    reads = 0
-
-    def read(self, size=-1):
-        self.reads += 1
-        return super().read(size)
 
 
 @pytest.mark.parametrize("traces_sample_rate", [1.0, 0.0])
@@ -213,14 +201,13 @@ def test_event_in_close_reads_nothing(init, lifecycle, finish_on, traces_sample_
         DjangoIntegration(finish_on=finish_on),
         traces_sample_rate=traces_sample_rate,
     )
-    body = Input(b"a=1&b=2")
-    exchange = Exchange(
+    client = WsgiClient(
         serve(plain),
         method="POST",
-        CONTENT_LENGTH="7",
-        CONTENT_TYPE="application/x-www-form-urlencoded",
-        **{"wsgi.input": body},
+        body=b"a=1&b=2",
+        headers=[("content-type", "application/x-www-form-urlencoded")],
     )
+    body = client.environ["wsgi.input"]
     body.reads = 0  # as with stock, a transaction has the body
 
     def finished(**kwargs):
@@ -228,7 +215,7 @@ def test_event_in_close_reads_nothing(init, lifecycle, finish_on, traces_sample_
 
     request_finished.connect(finished)
     try:
-        exchange.close()
+        client.close()
     finally:
         request_finished.disconnect(finished)
     assert len(sentry.errors()) == 1
@@ -254,14 +241,11 @@ def test_file_is_handed_back(sentry, streaming, file_wrapper):
     response = File([b"a"])
     response.streaming = streaming
 
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return response
-
-    exchange = Exchange(SentryWsgiMiddleware(app), **{"wsgi.file_wrapper": file_wrapper})
+    app = wsgi_app(lambda: response)
+    client = WsgiClient(SentryWsgiMiddleware(app), **{"wsgi.file_wrapper": file_wrapper})
     if streaming and file_wrapper is FileWrapper:
-        assert exchange.read() == b"a"  # not the server's class: it iterates it
+        assert client.read() == b"a"  # not the server's class: it iterates it
     else:
-        assert exchange.response is response
-        exchange.close()
+        assert client.response is response
+        client.close()
     assert sentry.root().status == "ok"

@@ -19,7 +19,8 @@ def knows_lifespan(app):
 
     async def application(scope, receive, send):
         if scope["type"] != "lifespan":
-            return await app(scope, receive, send)
+            await app(scope, receive, send)
+            return
         kind = ""
         while kind != "lifespan.shutdown":
             kind = (await receive())["type"]

@@ -4,38 +4,22 @@ import contextlib
 import contextvars
 import gc
 import json
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 import weakref
 from pathlib import Path
+from wsgiref.util import FileWrapper
 
 import pytest
 import sentry_sdk.integrations.wsgi as stock
 from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
-from harness import Exchange, start_span
-from views import serve
+from support.apps import WAYS, serve, streaming_app
+from support.program import run
+from support.sdk import start_span
+from support.wsgi import WsgiClient, make_environ
 
+import vendored_integration
 from vendored_integration.wsgi import SentryWsgiMiddleware
-
-HERE = Path(__file__).parent
-
-
-def python(code, *args, **environ):
-    """Run code in a fresh interpreter, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environ},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def stream(*chunks):
@@ -52,32 +36,23 @@ def stream(*chunks):
     return view
 
 
-def application(make_body, django):
-    """A traced application, of Django or not, that streams what a function makes."""
-    if django:
-        return serve(lambda request: StreamingHttpResponse(make_body()))
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return make_body()
-
-    return SentryWsgiMiddleware(app)
+both = pytest.mark.parametrize("way", WAYS[:2])
 
 
 def test_stock_middleware_gives_one_transaction(sentry):
     """Trap 1: the variable that tells of an outer middleware is shared with stock's."""
-    assert Exchange(stock.SentryWsgiMiddleware(serve(stream(b"a")))).read() == b"a"
+    assert WsgiClient(stock.SentryWsgiMiddleware(serve(stream(b"a")))).read() == b"a"
     # (in the stream lifecycle stock's loses the body's spans to traces of their own)
     assert [root.name for root in sentry.roots() if root.name != "chunk"] == ["/"]
     sentry.clear()
     # The other way round nothing is lost of the stream.
-    Exchange(SentryWsgiMiddleware(stock.SentryWsgiMiddleware(serve(stream(b"a"))))).read()
+    WsgiClient(SentryWsgiMiddleware(stock.SentryWsgiMiddleware(serve(stream(b"a"))))).read()
     assert "chunk" in sentry.root().names()
     assert sentry.root().outcome == "completed"
 
 
-@pytest.mark.parametrize("django", [True, False])
-def test_body_that_closes_its_own_response(sentry, django):
+@both
+def test_body_that_closes_its_own_response(sentry, way):
     """Trap 3: close() within a step, where the context is entered; a token can be reset there."""
     variable = contextvars.ContextVar("variable")
 
@@ -89,14 +64,14 @@ def test_body_that_closes_its_own_response(sentry, django):
             return self
 
         def __next__(self):
-            exchange.close()
+            client.close()
             return b"a"
 
         def close(self):
             variable.reset(self.token)
 
-    exchange = Exchange(application(Body, django))
-    assert next(iter(exchange.response)) == b"a"
+    client = WsgiClient(streaming_app(way, Body))
+    client.take()
     assert sentry.root().outcome == "completed"  # nothing had been sent, nothing was cut short
 
 
@@ -106,8 +81,8 @@ def test_body_that_closes_its_own_response(sentry, django):
     log="nothing",
     sink="one transaction, at once",
 )
-@pytest.mark.parametrize("django", [True, False])
-def test_close_from_another_thread_in_mid_next(sentry, caplog, django):
+@both
+def test_close_from_another_thread_in_mid_next(sentry, caplog, way):
     """Trap 3: the context is entered by the thread that iterates."""
     entered, go_on = threading.Event(), threading.Event()
 
@@ -121,11 +96,11 @@ def test_close_from_another_thread_in_mid_next(sentry, caplog, django):
                 assert go_on.wait(10)
             raise StopIteration
 
-    exchange = Exchange(application(Body, django))
-    thread = threading.Thread(target=list, args=(exchange.response,))
+    client = WsgiClient(streaming_app(way, Body))
+    thread = threading.Thread(target=list, args=(client.response,))
     thread.start()
     assert entered.wait(10)
-    exchange.close()
+    client.close()
     root = sentry.root()
     go_on.set()
     thread.join()
@@ -146,7 +121,7 @@ def test_iter_runs_in_the_context(init, fails):
                 return iter([b"a"])
 
     with pytest.raises(ValueError, match="in iter") if fails else contextlib.nullcontext():
-        Exchange(application(Response, django=False)).read()
+        WsgiClient(streaming_app("wsgi-plain", Response)).read()
     assert sentry.root().names() == ["in iter"]
     assert sentry.root().outcome == ("failed" if fails else "completed")
     assert len(sentry.errors()) == fails
@@ -154,14 +129,14 @@ def test_iter_runs_in_the_context(init, fails):
 
 def test_closed_after_the_next_request_has_begun(sentry):
     """Trap 9: a response is finished from its own context."""
-    first = Exchange(serve(stream(b"a")), "/first")
+    first = WsgiClient(serve(stream(b"a")), "/first")
 
     def view(request):
         first.read()
         with start_span("of the second"):
             return HttpResponse(b"b")
 
-    Exchange(serve(view), "/second").read()
+    WsgiClient(serve(view), "/second").read()
     sentry.wait_for(lambda: len(sentry.roots()) == 2)
     by_outcome = {root.outcome: root for root in sentry.roots()}
     assert "chunk" in by_outcome["completed"].names()
@@ -175,7 +150,7 @@ def test_closed_after_the_next_request_has_begun(sentry):
 )
 def test_stock_set_up_first_is_reported_once(first, errors):
     """Trap 10: ours does nothing then, which must be said, loudly and once."""
-    out = python(
+    lines = run(
         f"""
         import logging, sys
         import sentry_sdk
@@ -185,10 +160,12 @@ def test_stock_set_up_first_is_reported_once(first, errors):
         from vendored_integration import DjangoIntegration
         for _ in range(2):
             sentry_sdk.init(integrations=[DjangoIntegration()])
-        """
+        """,
+        prelude="",
     )
-    assert out.count("ERROR The stock DjangoIntegration was set up earlier") == errors
-    assert len(out.splitlines()) == errors
+    assert len(lines) == errors
+    for line in lines:
+        assert line.startswith("ERROR The stock DjangoIntegration was set up earlier")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -203,7 +180,7 @@ def test_environ_is_let_go(init, streaming):
         start_response("200 OK", [])
         return iter([b"a"]) if streaming else [b"a"]
 
-    environ = Environ(Exchange(lambda environ, start: []).environ)
+    environ = Environ(make_environ())
     gone = weakref.ref(environ)
     response = SentryWsgiMiddleware(app)(environ, lambda *args: None)
     response.close()
@@ -216,9 +193,9 @@ def test_environ_is_let_go(init, streaming):
 def test_dropped_response_is_free_at_once(init):
     """Trap 20: neither the deadline nor the registry keeps it alive."""
     sentry = init()
-    exchange = Exchange(serve(stream(b"a")))
-    gone = weakref.ref(exchange.response)
-    exchange.response = None
+    client = WsgiClient(serve(stream(b"a")))
+    gone = weakref.ref(client.response)
+    client.response = None
     assert gone() is None  # by reference counting: there is no cycle
     assert sentry.root().outcome == "abandoned"
 
@@ -243,7 +220,7 @@ def test_closed_response_leaves_nothing_behind(init):
     gc.collect()
     gc.disable()
     try:
-        contextvars.Context().run(lambda: Exchange(SentryWsgiMiddleware(app)).read())
+        contextvars.Context().run(lambda: WsgiClient(SentryWsgiMiddleware(app)).read())
         assert gone[0]() is None
     finally:
         gc.enable()
@@ -254,33 +231,25 @@ def test_response_class_has_upstream_s_name(init):
     from vendored_integration._vendor.wsgi import _ScopedResponse
 
     init()
-    exchange = Exchange(SentryWsgiMiddleware(lambda environ, start: iter([])))
-    assert isinstance(exchange.response, _ScopedResponse)
-    exchange.close()
+    client = WsgiClient(SentryWsgiMiddleware(lambda environ, start: iter([])))
+    assert isinstance(client.response, _ScopedResponse)
+    client.close()
 
 
 ERROR_EVENT = """
-    import json, sys
-    sys.path[:0] = [{here!r}]
-    which = sys.argv[1]
-    import conftest
-    from harness import Exchange, Received
-    from views import serve
+    import contextlib, json, logging
     import sentry_sdk
     from django.db import connection
-    from django.http import HttpResponse, StreamingHttpResponse
-    if which == "stock":
+    logging.getLogger().addHandler(logging.NullHandler())  # nothing on stderr
+    if sys.argv[1] == "stock":
         from sentry_sdk.integrations.django import DjangoIntegration
         from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
     else:
-        from vendored_integration import DjangoIntegration
         from vendored_integration.wsgi import SentryWsgiMiddleware
-    received = Received()
-    sentry_sdk.init(
-        dsn="http://a@127.0.0.1:9/1", transport=received, traces_sample_rate=1.0,
-        integrations=[DjangoIntegration(middleware_spans=True, cache_spans=True)],
+    received = init(
+        DjangoIntegration(middleware_spans=True, cache_spans=True),
         enable_db_query_source=True, db_query_source_threshold_ms=0,
-        attach_stacktrace=True, project_root={root!r},
+        attach_stacktrace=True, project_root=sys.argv[2],
     )
 
     def body():
@@ -295,20 +264,25 @@ ERROR_EVENT = """
         connection.cursor().execute("select 2")
         raise ValueError("in the view")
 
-    def app(environ, start_response):
+    def wsgi(environ, start_response):
         start_response("200 OK", [])
         return body()
 
-    for application, path in ((serve(view), "/stream"), (serve(view), "/"), (SentryWsgiMiddleware(app), "/wsgi")):
-        try:
-            Exchange(application, path).read()
-        except ValueError:
-            pass
+    app = serve(view)
+    for application, path in ((app, "/stream"), (app, "/"), (SentryWsgiMiddleware(wsgi), "/wsgi")):
+        with contextlib.suppress(ValueError):
+            WsgiClient(application, path).read()
     frames = []
     for event in received.errors():
-        stacks = [value["stacktrace"] for value in (event.get("exception") or {{}}).get("values", [])]
-        stacks += [thread["stacktrace"] for thread in (event.get("threads") or {{}}).get("values", []) if thread.get("stacktrace")]
-        frames.append([(frame["module"], frame["function"], frame.get("in_app")) for stack in stacks for frame in stack["frames"]])
+        values = (event.get("exception") or event["threads"])["values"]
+        stacks = [value["stacktrace"] for value in values if value.get("stacktrace")]
+        frames.append(
+            [
+                (frame["module"], frame["function"], frame.get("in_app"))
+                for stack in stacks
+                for frame in stack["frames"]
+            ]
+        )
     sources = [
         (span["data"].get("code.namespace"), span["data"].get("code.function"))
         for event in received.transactions() for span in event["spans"]
@@ -318,25 +292,16 @@ ERROR_EVENT = """
 """
 
 
-def test_frames_are_those_of_stock(tmp_path):
+def test_frames_are_those_of_stock():
     """Trap 17: the same frames in errors and stack traces, and the same query sources.
 
     With ``project_root`` above the package, as in an editable install: there the
     frames of site-packages are not left out for where they are.
     """
-    import vendored_integration
-
     root = str(Path(vendored_integration.__file__).parents[1])
-    tests = str(HERE.parent)
-    code = textwrap.dedent(ERROR_EVENT).format(here=str(HERE), root=root)
-    prelude = (
-        f"import sys; sys.path.insert(0, {tests!r}); import conftest; del sys.modules['conftest']\n"
-        # Older releases of the SDK, on Python 3.14 and later.
-        "import warnings; warnings.filterwarnings('ignore', '.asyncio.iscoroutinefunction')\n"
-    )
-    events = {which: json.loads(python(prelude + code, which)) for which in ("stock", "ours")}
-    stock_frames, stock_sources = events["stock"]
-    our_frames, our_sources = events["ours"]
+    (stock,), (ours,) = (run(ERROR_EVENT, who, root) for who in ("stock", "ours"))
+    stock_frames, stock_sources = json.loads(stock)
+    our_frames, our_sources = json.loads(ours)
     assert our_frames == stock_frames
     assert len(our_frames) == 5
     assert all(frames for frames in our_frames)
@@ -357,14 +322,12 @@ def test_database_span_is_a_child_of_the_body_s_span(sentry):
 
         return StreamingHttpResponse(body())
 
-    Exchange(serve(view)).read()
+    WsgiClient(serve(view)).read()
     assert sentry.root().parent_of("select 1") == "batch"
 
 
 def test_file_response_with_new_streaming_content(sentry, tmp_path):
     """Trap 8: assigning streaming_content takes a file response out of file_wrapper's way."""
-    from wsgiref.util import FileWrapper
-
     path = tmp_path / "file"
     path.write_bytes(b"x")
 
@@ -373,6 +336,6 @@ def test_file_response_with_new_streaming_content(sentry, tmp_path):
         response.streaming_content = (chunk.upper() for chunk in response.streaming_content)
         return response
 
-    exchange = Exchange(serve(view), **{"wsgi.file_wrapper": FileWrapper})
-    assert exchange.read() == b"X"
+    client = WsgiClient(serve(view), **{"wsgi.file_wrapper": FileWrapper})
+    assert client.read() == b"X"
     assert sentry.root().outcome == "completed"
