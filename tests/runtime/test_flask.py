@@ -2,7 +2,8 @@
 
 import flask
 import pytest
-from harness import Exchange, start_span
+from support.sdk import start_span
+from support.wsgi import WsgiClient
 
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
@@ -37,7 +38,7 @@ def app():
 
 def test_stream(sentry, app):
     """Flask's own request context and the trace are both there in the body."""
-    assert Exchange(app, "/stream").read() == b"/stream 0;/stream 1;/stream 2;"
+    assert WsgiClient(app, "/stream").read() == b"/stream 0;/stream 1;/stream 2;"
     root = sentry.root()
     assert [name for name in root.names() if name.startswith("chunk")] == [
         "chunk 0",
@@ -50,7 +51,7 @@ def test_stream(sentry, app):
 def test_error(sentry, app):
     """One event, in the trace of the request."""
     with pytest.raises(ValueError, match="half-way"):
-        Exchange(app, "/fail").read()
+        WsgiClient(app, "/fail").read()
     root = sentry.root()
     assert root.outcome == "failed"
     (event,) = sentry.errors()
@@ -62,9 +63,9 @@ def test_file(sentry, app):
     from pathlib import Path
     from wsgiref.util import FileWrapper
 
-    exchange = Exchange(app, "/file", **{"wsgi.file_wrapper": FileWrapper})
+    client = WsgiClient(app, "/file", **{"wsgi.file_wrapper": FileWrapper})
     content = Path(__file__).read_bytes()
-    assert exchange.read() == content
+    assert client.read() == content
     root = sentry.root()
     assert root.outcome == "completed"
     assert root.data["http.response.body.size"] == len(content)
@@ -74,6 +75,6 @@ def test_deadline_is_the_middleware_s(init, app):
     """The options of the middleware hold, not those of the Django integration."""
     sentry = init()
     app.stream_options = app.stream_options._replace(response_timeout=0.1)
-    exchange = Exchange(app, "/stream")
+    client = WsgiClient(app, "/stream")
     assert sentry.root().outcome == "timed_out"
-    exchange.close()
+    client.close()

@@ -10,7 +10,9 @@ import threading
 
 import pytest
 import sentry_sdk
-from harness import Exchange, start_child
+from support.apps import wsgi_app
+from support.sdk import start_child
+from support.wsgi import WsgiClient
 
 import vendored_integration
 from vendored_integration.runtime.process import lock
@@ -39,9 +41,7 @@ def in_thread(function, in_lock):
     assert not thread.is_alive(), "it waits for its own thread"
 
 
-def app(environ, start_response):
-    start_response("200 OK", [])
-    return iter([b"a", b"b"])
+app = wsgi_app(lambda: iter([b"a", b"b"]))
 
 
 @pytest.mark.parametrize("early", [None, "expire", "evict"])
@@ -49,8 +49,8 @@ def test_response_that_is_closed_within_the_lock(sentry, early):
     """By the thread that holds it: every request is seen, once."""
     before = vendored_integration.stats().internal_errors
     traced = SentryWsgiMiddleware(app, response_timeout=3600)
-    Exchange(traced).read()  # threads have started by now
-    others = [Exchange(traced) for _ in range(20)]
+    WsgiClient(traced).read()  # threads have started by now
+    others = [WsgiClient(traced) for _ in range(20)]
     for other in others:
         next(iter(other.response))
     served = 1 + len(others)
@@ -58,14 +58,14 @@ def test_response_that_is_closed_within_the_lock(sentry, early):
     def serve():
         nonlocal served
         while others:
-            exchange = Exchange(traced)
+            client = WsgiClient(traced)
             served += 1
             opened = next(reversed(registry.open))
             if early == "expire":
                 opened.expire()
             elif early == "evict":
                 opened.detach("evicted", in_background=True)
-            exchange.read()
+            client.read()
 
     in_thread(serve, lambda: others and others.pop().close())
     sentry.wait_for(lambda: len(sentry.roots()) == served)
@@ -92,8 +92,8 @@ def test_span_that_is_made_within_the_lock(init):
         return app(environ, start_response)
 
     root = None
-    exchange = Exchange(SentryWsgiMiddleware(full_app, on_timeout="continue"))
+    client = WsgiClient(SentryWsgiMiddleware(full_app, on_timeout="continue"))
     in_thread(spans, lambda: len(made) < 2000 and make())
-    exchange.read()
+    client.read()
     names = [name for sent in sentry.roots() for name in sent.names()]
     assert sorted(names) == sorted(made)

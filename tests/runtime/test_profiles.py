@@ -1,6 +1,5 @@
 """What else follows a request: profiles, and the headers of outgoing requests."""
 
-import asyncio
 import http.client
 import http.server
 import threading
@@ -8,41 +7,31 @@ import threading
 import pytest
 import sentry_sdk
 import sentry_sdk.profiler
-from asgi_server import ASYNC_BODIES, read
-from django.http import StreamingHttpResponse
-from harness import Exchange, start_span
-from views import serve, serve_asgi
+from support.apps import DJANGO_WAYS, open_stream, streaming_app
+from support.sdk import start_span
 
-WAYS = ["wsgi", "asgi"] if ASYNC_BODIES else ["wsgi"]
 CONTINUOUS = "profile_lifecycle" in sentry_sdk.consts.DEFAULT_OPTIONS
 
 
-def serve_steps(way, step, steps=2, view=lambda: None):
+every_way = pytest.mark.parametrize("way", DJANGO_WAYS)
+
+
+def serve_steps(way, step, steps=2, view=lambda: None, **request):
     """Serve a view, and then a body that calls a function at each step; to the end."""
 
-    def wsgi_body():
+    def body():
         for number in range(steps):
             step(number)
             yield b"x"
 
-    async def asgi_body():
-        for number in range(steps):
-            step(number)
-            yield b"x"
+    assert open_stream(way, streaming_app(way, body, view), **request).read() == b"x" * steps
 
-    async def asgi_view(request):
-        view()
-        return StreamingHttpResponse(asgi_body())
 
-    def wsgi_view(request):
-        view()
-        return StreamingHttpResponse(wsgi_body())
-
-    if way == "asgi":
-        connection = asyncio.run(read(serve_asgi(asgi_view)))
-        assert len(connection.chunks) == steps
-    else:
-        assert Exchange(serve(wsgi_view)).read() == b"x" * steps
+def call(address):
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    connection.close()
 
 
 # -- outgoing requests -------------------------------------------------------------------
@@ -72,17 +61,14 @@ def peer():
     server.server_close()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_outgoing_requests_of_a_body(init, lifecycle, peer, way):
     """sentry-trace and baggage: the request's trace, and the span that is active in the body."""
     sentry = init(lifecycle)
 
     def step(number):
         with start_span(f"step {number}"):
-            connection = http.client.HTTPConnection(*peer.server_address, timeout=30)
-            connection.request("GET", "/")
-            connection.getresponse().read()
-            connection.close()
+            call(peer.server_address)
 
     serve_steps(way, step)
     root = sentry.root()
@@ -96,35 +82,19 @@ def test_outgoing_requests_of_a_body(init, lifecycle, peer, way):
         assert f"sentry-trace_id={root.trace_id}" in headers["baggage"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_incoming_trace_goes_on(init, lifecycle, peer, way):
     """A trace that the client has begun is the one that a body's requests go on with."""
     sentry = init(lifecycle)
     trace_id, span_id = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
     incoming = f"{trace_id}-{span_id}-1"
 
-    def step():
-        connection = http.client.HTTPConnection(*peer.server_address, timeout=30)
-        connection.request("GET", "/")
-        connection.getresponse().read()
-        connection.close()
-        return b"x"
-
-    def wsgi_body():
-        yield step()
-
-    async def asgi_body():
-        yield step()
-
-    async def asgi_view(request):
-        return StreamingHttpResponse(asgi_body())
-
-    if way == "asgi":
-        app = serve_asgi(asgi_view)
-        asyncio.run(read(app, headers=[(b"sentry-trace", incoming.encode())]))
-    else:
-        app = serve(lambda request: StreamingHttpResponse(wsgi_body()))
-        Exchange(app, HTTP_SENTRY_TRACE=incoming).read()
+    serve_steps(
+        way,
+        lambda number: call(peer.server_address),
+        steps=1,
+        headers=[("sentry-trace", incoming)],
+    )
     root = sentry.root()
     assert (root.trace_id, root.parent_span_id) == (trace_id, span_id)
     (headers,) = peer.seen
@@ -161,7 +131,7 @@ def functions_of(frames):
 
 
 @pytest.mark.filterwarnings("ignore:Transaction-based profiling is deprecated")
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_transaction_profile(init, profilers, way):
     """One profile, of the transaction, that ends where stock's does: when the view returns.
 
@@ -179,7 +149,7 @@ def test_transaction_profile(init, profilers, way):
 
 
 @pytest.mark.skipif(not CONTINUOUS, reason="older SDK")
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_continuous_profile(init, profilers, lifecycle, way):
     """The same of the profiler that runs while there is something to profile."""
     sentry = init(lifecycle, profile_session_sample_rate=1.0, profile_lifecycle="trace")

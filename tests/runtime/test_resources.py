@@ -5,8 +5,8 @@ import threading
 import pytest
 from django.db import connection, connections
 from django.http import StreamingHttpResponse
-from harness import Exchange
-from views import serve
+from support.apps import serve
+from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration
 
@@ -40,7 +40,7 @@ def test_connection_of_a_hook_is_closed_as_others_are(init, on_disk, monkeypatch
         return event
 
     sentry = init(before_send_transaction=processor)
-    assert Exchange(serve(lambda request: StreamingHttpResponse([b"a"]))).read() == b"a"
+    assert WsgiClient(serve(lambda request: StreamingHttpResponse([b"a"]))).read() == b"a"
     sentry.root()
     assert seen == [True]
     assert (connection.connection is not None) == (age > 0)
@@ -59,10 +59,10 @@ def test_connection_of_a_worker_is_closed(init, on_disk):
     sentry = init(
         integration=DjangoIntegration(response_timeout=0.05), before_send_transaction=processor
     )
-    exchange = Exchange(serve(lambda request: StreamingHttpResponse([b"a", b"b"])))
-    next(iter(exchange.response))
+    client = WsgiClient(serve(lambda request: StreamingHttpResponse([b"a", b"b"])))
+    client.take()
     assert sentry.root().outcome == "timed_out"
-    exchange.close()
+    client.close()
     ((thread, connection_there),) = opened
     assert thread.startswith("vendored_integration")
     sentry.wait_for(lambda: connection_there.connection is None)

@@ -10,9 +10,10 @@ import sentry_sdk
 from django.core.signals import request_finished, request_started
 from django.db.models import QuerySet
 from django.http import HttpResponse
-from harness import Exchange, start_span
 from sentry_sdk.utils import logger as sdk_logger
-from views import serve
+from support.apps import serve
+from support.sdk import start_span
+from support.wsgi import Body, WsgiClient
 
 from vendored_integration import DjangoIntegration
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -43,7 +44,7 @@ def header():
             )
         return HttpResponse(b"x")
 
-    Exchange(serve(view), HTTP_SENTRY_TRACE="0123456789abcdef" * 2 + "-0123456789abcdef-0").read()
+    WsgiClient(serve(view), HTTP_SENTRY_TRACE="0123456789abcdef" * 2 + "-0123456789abcdef-0").read()
     return found[0]["sentry-trace"]
 
 
@@ -59,7 +60,7 @@ def test_unsampled_request(init, receiver):
 def test_sampled_request_has_its_spans(init, receiver):
     """Those of receivers and view are the integration's, and stay."""
     sentry = init(integration=DjangoIntegration(finish_on="close"))
-    Exchange(serve(lambda request: HttpResponse(b"x"))).read()
+    WsgiClient(serve(lambda request: HttpResponse(b"x"))).read()
     names = [span.name for span in sentry.root().spans]
     assert sum("receive" in name for name in names) == 2
     assert receiver == [request_started, request_finished]
@@ -73,7 +74,7 @@ def test_breadcrumbs_and_errors_of_an_unsampled_request(init):
         sentry_sdk.add_breadcrumb(message="seen")
         raise ValueError("in the view")
 
-    Exchange(serve(view)).read()
+    WsgiClient(serve(view)).read()
     (event,) = sentry.errors()
     assert "seen" in [crumb.get("message") for crumb in event["breadcrumbs"]["values"]]
     assert event["contexts"]["trace"]["trace_id"]
@@ -87,7 +88,7 @@ def test_debug_messages(init, debug):
     handler = logging.StreamHandler(written)
     sdk_logger.addHandler(handler)
     try:
-        Exchange(serve(lambda request: HttpResponse(b"x"))).read()
+        WsgiClient(serve(lambda request: HttpResponse(b"x"))).read()
     finally:
         sdk_logger.removeHandler(handler)
     assert ("Discarding" in written.getvalue()) == debug
@@ -107,7 +108,7 @@ def test_request_data_are_those_of_the_requests_beginning(init, rate):
     environ = {"HTTP_HOST": "a.test", "HTTP_X_HEADER": "sent", "QUERY_STRING": "a=1"}
     environ["SERVER_PORT"] = 8000  # not as WSGI wants it
     with pytest.raises(ValueError, match="in the application"):
-        Exchange(SentryWsgiMiddleware(app), **environ)
+        WsgiClient(SentryWsgiMiddleware(app), **environ)
     (event,) = sentry.errors()
     request = event["request"]
     assert request["headers"]["X-Header"] == "sent"
@@ -115,10 +116,6 @@ def test_request_data_are_those_of_the_requests_beginning(init, rate):
     assert request["method"] == "GET"
     assert request["env"]["SERVER_PORT"] == 8000
     assert request["url"] == "http://a.test/"
-
-
-class Stream(io.BytesIO):
-    """A server's ``wsgi.input``, which can be referred to weakly."""
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
@@ -131,12 +128,12 @@ def test_what_the_server_lends_is_not_kept(init, rate):
         scopes.append(sentry_sdk.Scope.get_isolation_scope())
         return HttpResponse(b"x")
 
-    lent = Stream()
+    lent = Body()
     gone = weakref.ref(lent)
-    exchange = Exchange(serve(view), **{"wsgi.input": lent})
-    exchange.read()
-    exchange.close()
-    del exchange, lent
+    client = WsgiClient(serve(view), **{"wsgi.input": lent})
+    client.read()
+    client.close()
+    del client, lent
     gc.collect()
     assert gone() is None
     with sentry_sdk.scope.use_isolation_scope(scopes[0]):

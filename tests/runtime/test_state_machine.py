@@ -10,8 +10,6 @@ import threading
 
 import pytest
 import sentry_sdk
-from django.http import StreamingHttpResponse
-from harness import LIFECYCLES, Exchange, Received, assert_accepted, start_span
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,11 +19,12 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from views import serve
+from support.apps import streaming_app
+from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, start_span
+from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration
 from vendored_integration.runtime.registry import registry
-from vendored_integration.wsgi import SentryWsgiMiddleware
 
 STATUS = {
     "completed": "ok",
@@ -66,18 +65,6 @@ class Body:
         self.closed += 1
 
 
-def application(body, django, options):
-    """An application with this body, traced by the integration or the middleware."""
-    if django:
-        return serve(lambda request: StreamingHttpResponse(body))
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return body
-
-    return SentryWsgiMiddleware(app, **options)
-
-
 def can_be_entered(context):
     try:
         context.run(lambda: None)
@@ -103,22 +90,18 @@ class ResponseMachine(RuleBasedStateMachine):
             "response_timeout": 3600 if continues else None,
             "on_timeout": "continue" if continues else "finish",
         }
-        self.sentry = Received()
-        experiments = {"trace_lifecycle": "stream"} if lifecycle == "stream" else {}
-        sentry_sdk.init(
-            dsn="http://public@127.0.0.1:9/1",
-            transport=self.sentry,
-            traces_sample_rate=1.0,
-            integrations=[DjangoIntegration(**options)],
-            _experiments=experiments,
+        self.sentry = start_sdk(
+            Received(),
+            lifecycle,
+            DjangoIntegration(**options),
             auto_enabling_integrations=False,
-            enable_backpressure_handling=False,
         )
-        self.body = Body()
+        self.body = body = Body()
         self.outside = sentry_sdk.Scope.get_isolation_scope()
         self.django = django
         # (the application must not know the machine, which holds the response)
-        self.response = Exchange(application(self.body, django, options)).response
+        way = "wsgi-django" if django else "wsgi-plain"
+        self.response = WsgiClient(streaming_app(way, lambda: body, **options)).response
         self.opened = next(reversed(registry.open))
         self.context = self.response._request.context
         self.steps = None
@@ -315,7 +298,7 @@ class ResponseMachine(RuleBasedStateMachine):
 
 
 TestResponse = ResponseMachine.TestCase
-# How many examples is the profile's: 100, unless one is chosen.
+# How many examples is the profile's.
 TestResponse.settings = settings(
     stateful_step_count=12,
     deadline=None,

@@ -1,4 +1,4 @@
-"""``vendored_integration.stats()``: what the process has done, and nothing lost."""
+"""``stats()``: what the process has done, and nothing lost."""
 
 import asyncio
 import gc
@@ -7,39 +7,30 @@ import os
 import threading
 
 import pytest
-from asgi_server import ASYNC_BODIES, KINDS, Connection, read, streaming_app
 from django.http import HttpResponse, StreamingHttpResponse
-from harness import Exchange
+from support.apps import WAYS, open_stream, serve, serve_asgi, streaming_app
+from support.asgi import read
+from support.wsgi import WsgiClient
 from test_parts import FULL, Stream, numbered
-from views import serve, serve_asgi
 
-import vendored_integration
-from vendored_integration import DjangoIntegration
+from vendored_integration import DjangoIntegration, stats
 from vendored_integration.asgi import SentryMiddleware
-from vendored_integration.runtime.stats import OUTCOMES
 from vendored_integration.wsgi import SentryWsgiMiddleware
+
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
 class Seen:
     """What has been counted since this was made."""
 
     def __init__(self):
-        self._before = vendored_integration.stats()
+        self._before = stats()
 
-    def _grown(self, name):
-        before, now = (getattr(s, name) for s in (self._before, vendored_integration.stats()))
-        return {key: now[key] - before[key] for key in now if now[key] != before[key]}
-
-    @property
-    def streaming(self):
-        return self._grown("streaming")
-
-    @property
-    def plain(self):
-        return self._grown("plain")
-
-    def number(self, name):
-        return getattr(vendored_integration.stats(), name) - getattr(self._before, name)
+    def __getattr__(self, name):
+        before, now = (getattr(numbers, name) for numbers in (self._before, stats()))
+        if isinstance(now, dict):
+            return {key: now[key] - before[key] for key in now if now[key] != before[key]}
+        return now - before
 
 
 @pytest.fixture
@@ -48,71 +39,72 @@ def seen():
     return Seen()
 
 
-def view(request):
-    def body():
-        yield b"a"
-        if request.path == "/failed":
-            raise ValueError("no paper")
-        yield b"b"
+def body():
+    yield b"a"
+    yield b"b"
 
+
+def failing():
+    yield b"a"
+    raise ValueError("no paper")
+
+
+def view(request):
     return StreamingHttpResponse(body())
+
+
+def plain(request):
+    return HttpResponse("a")
 
 
 # -- how responses end ------------------------------------------------------------------
 
 
-def hang_up(exchange):
-    next(iter(exchange.response))
-    exchange.close()
-
-
-def fail(exchange):
+@every_way
+def test_streaming(sentry, seen, way):
+    """Each is counted once, by its outcome."""
+    open_stream(way, streaming_app(way, body)).read()
+    assert (seen.streaming, seen.plain) == ({"completed": 1}, {})
+    client = open_stream(way, streaming_app(way, body))
+    client.take()
+    assert seen.open_responses == 1
+    client.hang_up()
+    assert seen.streaming == {"completed": 1, "cancelled": 1}
     with pytest.raises(ValueError, match="no paper"):
-        exchange.read()
+        open_stream(way, streaming_app(way, failing)).read()
+    assert seen.streaming == {"completed": 1, "cancelled": 1, "failed": 1}
+    assert (seen.plain, seen.open_responses) == ({}, 0)
 
 
-def drop(exchange):
-    exchange.response = None
+def test_dropped(sentry, seen):
+    client = WsgiClient(serve(view))
+    client.drop()
+    sentry.root()
+    assert (seen.streaming, seen.plain) == ({"abandoned": 1}, {})
 
 
-@pytest.mark.parametrize(
-    ("outcome", "end"),
-    [("completed", Exchange.read), ("cancelled", hang_up), ("failed", fail), ("abandoned", drop)],
-)
-def test_streaming(sentry, seen, outcome, end):
-    """Each is counted once, however often it is closed."""
-    exchange = Exchange(serve(view), "/" + outcome)
-    end(exchange)
-    sentry.wait_for(sentry.roots)
-    exchange.close()
-    assert (seen.streaming, seen.plain) == ({outcome: 1}, {})
-    assert sentry.root().outcome == outcome
-
-
-def test_timed_out(init, lifecycle, seen):
+@every_way
+def test_timed_out(init, lifecycle, seen, way):
     """Once, and as what it was first; open until the server closes it."""
-    sentry = init(lifecycle, DjangoIntegration(response_timeout=0.05))
-    exchange = Exchange(serve(view))
+    options = {"response_timeout": 0.05}
+    sentry = init(lifecycle, DjangoIntegration(**options))
+    client = open_stream(way, streaming_app(way, body, **options))
     assert sentry.root().outcome == "timed_out"
     assert seen.streaming == {"timed_out": 1}
-    assert (seen.number("open_responses"), seen.number("left_open")) == (0, 1)
-    exchange.read()
-    assert (seen.streaming, seen.number("left_open")) == ({"timed_out": 1}, 0)
+    assert (seen.open_responses, seen.left_open) == (0, 1)
+    client.read()
+    assert (seen.streaming, seen.left_open) == ({"timed_out": 1}, 0)
 
 
 def test_evicted(init, lifecycle, seen):
     """The oldest of them, whether streaming or not."""
     sentry = init(lifecycle, DjangoIntegration(max_open_responses=1, finish_on="close"))
-    exchanges = [
-        Exchange(serve(view)),
-        Exchange(serve(lambda request: HttpResponse("a"))),
-        Exchange(serve(view)),
-    ]
-    sentry.wait_for(lambda: len(sentry.roots()) == 2)
+    clients = [WsgiClient(serve(each)) for each in (view, plain, view)]
+    sentry.wait_for_roots(2)
     assert (seen.streaming, seen.plain) == ({"evicted": 1}, {"evicted": 1})
-    assert (seen.number("open_responses"), seen.number("left_open")) == (1, 2)
-    for exchange in exchanges:
-        exchange.read()
+    assert (seen.open_responses, seen.left_open) == (1, 2)
+    for client in clients:
+        client.read()
     assert (seen.streaming, seen.plain) == ({"evicted": 1, "completed": 1}, {"evicted": 1})
 
 
@@ -129,8 +121,9 @@ def test_continued(init, seen):
 @pytest.mark.parametrize("finish_on", ["close", "return"])
 def test_plain(init, lifecycle, seen, finish_on):
     init(lifecycle, DjangoIntegration(finish_on=finish_on))
-    Exchange(serve(lambda request: HttpResponse("a"))).read()
-    assert (seen.streaming, seen.plain) == ({}, {"completed": 1})
+    WsgiClient(serve(plain)).read()
+    asyncio.run(read(serve_asgi(plain)))
+    assert (seen.streaming, seen.plain) == ({}, {"completed": 2})
 
 
 def test_application_that_raises(sentry, seen):
@@ -143,7 +136,7 @@ def test_application_that_raises(sentry, seen):
         raise ValueError("no paper")
 
     with pytest.raises(ValueError, match="no paper"):
-        Exchange(SentryWsgiMiddleware(app))
+        WsgiClient(SentryWsgiMiddleware(app))
     assert (seen.streaming, seen.plain) == ({}, {"failed": 1})
     asyncio.run(read(SentryMiddleware(asgi_app)))
     assert (seen.streaming, seen.plain) == ({}, {"failed": 2})
@@ -151,95 +144,33 @@ def test_application_that_raises(sentry, seen):
 
 def test_sdk_that_is_not_initialised(seen):
     """Counting does not depend on what is sent."""
-    app = SentryWsgiMiddleware(lambda environ, start_response: iter([b"a"]))
-    Exchange(app).read()
+    WsgiClient(streaming_app("wsgi-plain", body)).read()
     assert (seen.streaming, seen.plain) == ({"completed": 1}, {})
-
-
-# -- ASGI -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_asgi(sentry, lifecycle, seen, kind):
-    """Streams by their outcomes, and what is not streaming apart from them."""
-
-    async def body():
-        yield b"a"
-        if how == "failed":
-            raise ValueError("no paper")
-        if how == "cancelled":
-            await asyncio.Event().wait()
-        yield b"b"
-
-    async def cancelled():
-        connection = Connection(streaming_app(kind, body))
-        await connection.sent(1)
-        assert vendored_integration.stats().open_responses == before + 1
-        connection.hang_up("cancel")
-        await connection.end()
-
-    before, how = vendored_integration.stats().open_responses, "completed"
-    asyncio.run(read(streaming_app(kind, body)))
-    assert (seen.streaming, seen.plain) == ({"completed": 1}, {})
-    how = "cancelled"
-    asyncio.run(cancelled())
-    assert (seen.streaming, seen.plain) == ({"completed": 1, "cancelled": 1}, {})
-    how = "failed"
-    asyncio.run(read(streaming_app(kind, body)))
-    assert seen.streaming == {"completed": 1, "cancelled": 1, "failed": 1}
-    assert (seen.plain, seen.number("open_responses")) == ({}, 0)
-
-
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
-def test_asgi_timed_out(init, lifecycle, seen):
-    sentry = init(lifecycle, DjangoIntegration(response_timeout=0.05))
-
-    async def body():
-        yield b"a"
-        await asyncio.get_running_loop().run_in_executor(None, sentry.root)
-        yield b"b"
-
-    connection = asyncio.run(read(streaming_app("django", body)))
-    assert connection.chunks == [b"a", b"b"]
-    assert (seen.streaming, seen.plain) == ({"timed_out": 1}, {})
-    assert seen.number("left_open") == 0
-
-
-def test_asgi_plain(sentry, seen):
-    async def plain(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"a"})
-
-    asyncio.run(read(serve_asgi(lambda request: HttpResponse("a"))))
-    assert (seen.streaming, seen.plain) == ({}, {"completed": 1})
-    asyncio.run(read(SentryMiddleware(plain)))
-    assert (seen.streaming, seen.plain) == ({}, {"completed": 2})
 
 
 # -- the rest ---------------------------------------------------------------------------
 
 
 def test_open_responses_and_their_deadlines(sentry, seen):
-    exchanges = [Exchange(serve(view)) for _ in range(3)]
-    now = vendored_integration.stats()
-    assert seen.number("open_responses") == seen.number("pending_deadlines") == 3
+    clients = [WsgiClient(serve(view)) for _ in range(3)]
+    now = stats()
+    assert seen.open_responses == seen.pending_deadlines == 3
     assert now.peak_open_responses >= now.open_responses
     assert "wsgi" in now.interfaces
     assert 2 <= now.threads <= 4
-    for exchange in exchanges:
-        exchange.close()
-    assert seen.number("open_responses") == seen.number("pending_deadlines") == 0
-    assert vendored_integration.stats().peak_open_responses == now.peak_open_responses
+    for client in clients:
+        client.close()
+    assert seen.open_responses == seen.pending_deadlines == 0
+    assert stats().peak_open_responses == now.peak_open_responses
 
 
 def test_shape():
     """A copy, which can be printed for machines."""
-    now = vendored_integration.stats()
+    now = stats()
     assert json.loads(json.dumps(now.as_dict())) == now.as_dict()
-    assert list(now.streaming) == list(OUTCOMES)
     assert now.pid == os.getpid()
     now.streaming["completed"] += 1
-    assert vendored_integration.stats().streaming["completed"] == now.streaming["completed"] - 1
+    assert stats().streaming["completed"] == now.streaming["completed"] - 1
 
 
 def test_many_threads_at_once(init, seen):
@@ -249,13 +180,13 @@ def test_many_threads_at_once(init, seen):
 
     def work():
         for number in range(50):
-            exchange = Exchange(app)
+            client = WsgiClient(app)
             if number % 2:
-                next(iter(exchange.response))
+                client.take()
             if number % 3:
-                exchange.close()
+                client.close()
             else:
-                exchange.response = None
+                client.drop()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -264,4 +195,4 @@ def test_many_threads_at_once(init, seen):
         thread.join()
     sentry.wait_for(lambda: sum(seen.streaming.values()) == len(sentry.roots()) == 8 * 50)
     for name in ("open_responses", "left_open", "pending_deadlines", "waiting_jobs"):
-        assert seen.number(name) == 0
+        assert getattr(seen, name) == 0
