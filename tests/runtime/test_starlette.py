@@ -10,8 +10,9 @@ import logging
 
 import pytest
 import sentry_sdk
-from asgi_server import HANG_UPS, Connection, read
-from harness import start_span, static_status
+from support.apps import as_async
+from support.asgi import HANG_UPS, Connection, read
+from support.sdk import start_span, status_of
 
 from vendored_integration.asgi import SentryMiddleware
 
@@ -61,24 +62,18 @@ async def plain(request):
     return PlainTextResponse("plain")
 
 
-async def three_chunks():
+def three_chunks():
     for number in range(3):
         with start_span(f"chunk {number}"):
-            await asyncio.sleep(0)
-        yield b"chunk"
+            yield b"chunk"
 
 
 async def stream(request):
-    return StreamingResponse(three_chunks())
+    return StreamingResponse(as_async(three_chunks)())
 
 
 async def stream_sync(request):
-    def body():
-        for number in range(3):
-            with start_span(f"chunk {number}"):
-                yield b"chunk"
-
-    return StreamingResponse(body())
+    return StreamingResponse(three_chunks())
 
 
 async def endless(request):
@@ -168,7 +163,7 @@ def application(middleware=(), lifespan=None):
 
     @api.get("/stream")
     async def api_stream(resource=needs_resource):
-        return StreamingResponse(three_chunks())
+        return StreamingResponse(as_async(three_chunks)())
 
     @api.get("/fails")
     async def api_fails():
@@ -198,12 +193,12 @@ def application(middleware=(), lifespan=None):
     )
 
 
-def check_one_error(sentry, message):
-    """One event, in the trace, with its cause; also after the server has logged the error."""
+def check_one_error(sentry, connection, message):
+    """One event, in the trace; also after the server has logged the error."""
+    logged(connection)
     root = sentry.root()
-    (event,) = sentry.errors()
-    assert event["exception"]["values"][-1]["value"] == message
-    assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+    sentry.one_error(root)
+    assert sentry.messages() == [message]
     return root
 
 
@@ -279,9 +274,8 @@ def test_error_in_the_view(sentry, lifecycle, middleware, path):
     """ServerErrorMiddleware answers 500, and raises for the server to log: one event."""
     connection = asyncio.run(read(application(middleware), path))
     assert connection.status == 500
-    logged(connection)
-    root = check_one_error(sentry, "in the view")
-    assert (root.status, root.outcome) == (static_status(lifecycle, "internal_error"), None)
+    root = check_one_error(sentry, connection, "in the view")
+    assert (root.status, root.outcome) == (status_of(lifecycle, "internal_error"), None)
 
 
 @pytest.mark.parametrize("path", ["/stream-fails", "/sub/stream-fails"])
@@ -291,18 +285,16 @@ def test_error_in_mid_stream(sentry, lifecycle, together, middleware, path):
     assert connection.chunks == [b"chunk"]
     if not together:  # the SDK's middleware cuts it off
         assert str(connection.error.__cause__) == "cause"
-    logged(connection)
-    root = check_one_error(sentry, "half-way")
+    root = check_one_error(sentry, connection, "half-way")
     assert root.outcome == "failed"
-    assert root.status == static_status(lifecycle, "internal_error")
+    assert root.status == status_of(lifecycle, "internal_error")
 
 
 def test_dependency_that_fails(sentry, lifecycle, middleware):
     """A FastAPI dependency with `yield`, after the response."""
     connection = asyncio.run(read(application(middleware), "/api/dependency-fails"))
-    logged(connection)
-    root = check_one_error(sentry, "in the dependency")
-    assert root.status == static_status(lifecycle, "internal_error")
+    root = check_one_error(sentry, connection, "in the dependency")
+    assert root.status == status_of(lifecycle, "internal_error")
 
 
 @pytest.mark.parametrize(
@@ -329,10 +321,9 @@ def test_background_task_that_fails(sentry, lifecycle, middleware):
     """The transaction has failed; the stream had not."""
     connection = asyncio.run(read(application(middleware), "/background-fails"))
     assert len(connection.chunks) == 3
-    logged(connection)
-    root = check_one_error(sentry, "in the background")
+    root = check_one_error(sentry, connection, "in the background")
     assert root.outcome == "completed"
-    assert root.status == static_status(lifecycle, "internal_error")
+    assert root.status == status_of(lifecycle, "internal_error")
 
 
 @pytest.mark.parametrize("how", HANG_UPS)
@@ -341,10 +332,10 @@ def test_hang_up(sentry, lifecycle, middleware, how):
 
     async def main():
         # Starlette listens to the client only of servers that do not raise.
-        version = "2.3" if how == "message" else "2.4"
-        connection = Connection(application(middleware), "/endless", spec_version=version)
+        asgi = {"version": "3.0", "spec_version": "2.3" if how == "message" else "2.4"}
+        connection = Connection(application(middleware), "/endless", asgi=asgi)
         await connection.sent(2)
-        connection.hang_up(how)
+        await connection.hang_up(how)
         connection.error = await connection.end()
         return connection
 
@@ -354,14 +345,12 @@ def test_hang_up(sentry, lifecycle, middleware, how):
     # (Starlette leaves the generator to the garbage collector, which knows of no request)
     (root,) = (root for root in sentry.roots() if root.op == "http.server")
     assert root.outcome == "cancelled"
-    assert root.status == static_status(lifecycle, "cancelled")
+    assert root.status == status_of(lifecycle, "cancelled")
     assert not sentry.errors()
 
 
 async def talked(*messages, how="message"):
     connection = Connection(application(), "/talk", type="websocket")
-    connection._incoming.get_nowait()
-    connection.deliver({"type": "websocket.connect"})
     for text in messages:
         connection.deliver({"type": "websocket.receive", "text": text})
     while len(connection.messages) <= messages.count("hello") and not connection.task.done():
@@ -369,7 +358,7 @@ async def talked(*messages, how="message"):
     if how == "message":
         connection.deliver({"type": "websocket.disconnect", "code": 1000, "reason": ""})
     else:
-        connection.hang_up("error")
+        await connection.hang_up("error")
         connection.deliver({"type": "websocket.receive", "text": "hello"})
     connection.error = await connection.end()
     return connection
@@ -389,9 +378,8 @@ def test_websocket(sentry, lifecycle, how):
 
 def test_websocket_that_fails(sentry, lifecycle):
     connection = asyncio.run(talked("hello", "fail"))
-    logged(connection)
-    root = check_one_error(sentry, "while talking")
-    assert root.status == static_status(lifecycle, "internal_error")
+    root = check_one_error(sentry, connection, "while talking")
+    assert root.status == status_of(lifecycle, "internal_error")
 
 
 def test_what_an_application_reports_itself(sentry):
@@ -406,10 +394,9 @@ def test_what_an_application_reports_itself(sentry):
         return PlainTextResponse("")
 
     async def main():
-        connection = Connection(SentryMiddleware(Starlette(routes=[Route("/", view)])))
-        connection._incoming.get_nowait()
-        connection.hang_up("message")
-        connection.hang_up("message")
+        app = SentryMiddleware(Starlette(routes=[Route("/", view)]))
+        connection = Connection(app, first={"type": "http.disconnect"})
+        await connection.hang_up("message")
         return await connection.end()
 
     assert asyncio.run(main()) is None
@@ -426,18 +413,10 @@ def test_lifespan_whose_startup_fails(sentry):
         raise RuntimeError("no database")
         yield
 
-    async def main():
-        connection = Connection(application(lifespan=lifespan), type="lifespan")
-        connection._incoming.get_nowait()
-        connection.deliver({"type": "lifespan.startup"})
-        connection.error = await connection.end()
-        return connection
-
-    connection = asyncio.run(main())
+    connection = asyncio.run(read(application(lifespan=lifespan), type="lifespan"))
     assert connection.messages[-1]["type"] == "lifespan.startup.failed"
     logged(connection)
-    (event,) = sentry.errors()
-    assert event["exception"]["values"][-1]["value"] == "no database"
+    assert sentry.messages() == ["no database"]
 
 
 def test_added_as_middleware(sentry, together):
@@ -456,4 +435,5 @@ def test_added_as_middleware(sentry, together):
         await send({"type": "http.response.body", "body": b"chunk"})
 
     asgi2 = SentryMiddleware(lambda scope: send_chunk)
-    assert asyncio.run(read(asgi2, asgi_version=2)).chunks == [b"chunk"]
+    connection = asyncio.run(read(lambda scope, *both: asgi2(scope)(*both)))
+    assert connection.chunks == [b"chunk"]

@@ -43,13 +43,13 @@ class Connection:
     :param slow: a client that takes a chunk only when :meth:`sent` asks for it.
     """
 
-    def __init__(self, app, path="/", method="GET", body=b"", slow=False, **scope):
+    def __init__(self, app, path="/", method="GET", body=b"", slow=False, first=None, **scope):
         scope = make_scope(path, method, **scope)
         if body:
             scope["headers"].append((b"content-length", b"%d" % len(body)))
         self.messages = []
         self._incoming = asyncio.Queue()
-        first = _FIRST[scope["type"]]
+        first = first or _FIRST[scope["type"]]
         self.deliver({**first, "body": body} if body else first)
         self._changed = asyncio.Condition()
         self._wanted = 0 if slow else float("inf")
