@@ -34,7 +34,7 @@ def init():
     """
     received = []
 
-    def init(lifecycle="static", integration=None, **options):
+    def init(lifecycle=LIFECYCLES[0], integration=None, **options):
         received.append(start_sdk(Received(), lifecycle, integration, **options))
         return received[-1]
 

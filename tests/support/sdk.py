@@ -5,6 +5,7 @@ import json
 import threading
 import time
 
+import pytest
 import sentry_relay
 import sentry_sdk
 from sentry_relay.processing import StoreNormalizer
@@ -42,11 +43,20 @@ TRACE_HEAD = (
 SessionFlusher._ensure_running = lambda self: None
 
 
-def start_sdk(transport, lifecycle="static", integration=None, **options):
+#: Options that an SDK without transactions does not have.
+STATIC_OPTIONS = {"before_send_transaction", "profiles_sample_rate", "_experiments"}
+
+
+def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
     """Initialise the SDK, sampling everything."""
-    experiments = options.pop("_experiments", {})
-    if lifecycle == "stream":
-        experiments = {**experiments, "trace_lifecycle": "stream"}
+    if not HAS_STATIC_LIFECYCLE:
+        if lifecycle == "static" or STATIC_OPTIONS & options.keys():
+            pytest.skip("this SDK has no transactions")
+        if options.pop("send_default_pii", False):
+            options["data_collection"] = {"user_info": True}
+    elif lifecycle == "stream":
+        experiments = options.get("_experiments", {})
+        options["_experiments"] = {**experiments, "trace_lifecycle": "stream"}
     options.setdefault("traces_sample_rate", 1.0)
     # Each client would leave a thread that sleeps for up to a minute after its end.
     options.setdefault("enable_backpressure_handling", False)
@@ -54,7 +64,6 @@ def start_sdk(transport, lifecycle="static", integration=None, **options):
         dsn="http://public@127.0.0.1:9/1",
         transport=transport,
         integrations=[integration or DjangoIntegration()],
-        _experiments=experiments,
         release="test@1",
         **options,
     )
