@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 import sentry_sdk
@@ -376,10 +377,13 @@ def test_called_by_name(sentry):
 
 
 def test_name_of_the_endpoint(sentry):
-    """Frameworks put their endpoint into the scope: it names the transaction."""
+    """Frameworks put their endpoint into the scope: it names the transaction.
+
+    From SDK 3.0 on the route's path does.
+    """
 
     async def app(scope, receive, send):
-        scope["endpoint"] = three_chunks
+        scope["endpoint"], scope["route"] = three_chunks, SimpleNamespace(path="/three_chunks")
         await plain_app(scope, receive, send)
 
     asyncio.run(read(SentryMiddleware(app)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import sentry_sdk
-from harness import HAS_STREAM_LIFECYCLE
+from support.sdk import HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 import vendored_integration
 from vendored_integration import checks
@@ -153,7 +153,7 @@ def test_nothing_is_wrong(project):
     assert process["options"]["response_timeout"] == 7
     assert process["options"]["on_timeout"] == "continue"
     assert process["traces_sample_rate"] == 0.25
-    assert process["trace_lifecycle"] == "static"
+    assert process["trace_lifecycle"] == LIFECYCLES[0]
     assert [re.sub(r"\d+$", "", place) for place in process["inits"]] == ["mysite/settings.py:"]
     done = project.run("-m", "vendored_integration", "--settings", "mysite.settings")
     lines = done.stdout.splitlines()

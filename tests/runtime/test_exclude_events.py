@@ -5,6 +5,7 @@ import logging
 import pytest
 import sentry_sdk
 from django.core.exceptions import ObjectDoesNotExist, SuspiciousOperation
+from sentry_sdk.integrations.logging import LoggingIntegration
 
 from vendored_integration import exclude_events
 
@@ -85,7 +86,9 @@ def logged(name, error=None):
 )
 def test_what_is_dropped(init, excluded, capture, sent):
     """Loggers and modules with what is below them; classes with what is derived from them."""
-    sentry = init(before_send=exclude_events(excluded))
+    # From SDK 3.0 on a logged error is no event by default.
+    events = LoggingIntegration(event_level=logging.ERROR)
+    sentry = init(integration=events, before_send=exclude_events(excluded))
     capture()
     assert len(sentry.errors()) == sent
 

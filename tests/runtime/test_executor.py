@@ -12,9 +12,10 @@ import pytest
 import sentry_sdk
 import structlog
 from django.http import HttpResponse, StreamingHttpResponse
-from harness import Exchange, start_span
 from structlog.contextvars import bound_contextvars, get_contextvars
-from views import serve
+from support.apps import serve
+from support.sdk import start_span
+from support.wsgi import WsgiClient
 
 from vendored_integration.executor import ContextPreservingExecutor
 
@@ -84,7 +85,7 @@ def serve_body(function):
         function()
         yield b"done"
 
-    exchange = Exchange(serve(lambda request: StreamingHttpResponse(body())))
+    exchange = WsgiClient(serve(lambda request: StreamingHttpResponse(body())))
     assert exchange.read() == b"done"
 
 
@@ -288,7 +289,7 @@ def test_a_request_does_not_reach_the_next_one(sentry):
             return HttpResponse(b"done")
 
         for name in "first", "second":
-            Exchange(serve(view), "/" + name).read()
+            WsgiClient(serve(view), "/" + name).read()
     sentry.wait_for(lambda: len(sentry.roots()) == 2)
     tasks = [[name for name in root.names() if "task" in name] for root in sentry.roots()]
     # (spans of the stream lifecycle arrive by trace, in any order)

@@ -19,7 +19,13 @@ from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.apps import DJANGO_WAYS, open_stream, streaming_app
-from support.sdk import HAS_STREAM_LIFECYCLE, start_span, status_of, streams
+from support.sdk import (
+    HAS_STATIC_LIFECYCLE,
+    HAS_STREAM_LIFECYCLE,
+    start_span,
+    status_of,
+    streams,
+)
 
 from vendored_integration import trace_stream
 
@@ -68,6 +74,12 @@ def parents(sentry):
     found = {span.name: span.parent for span in spans}
     assert len(found) == len(spans)
     return found
+
+
+def set_span_hook(hook):
+    """Set ``before_send_span``, which has been an experiment before it was an option."""
+    options = sentry_sdk.get_client().options
+    options["before_send_span"] = options["_experiments"]["before_send_span"] = hook
 
 
 def wait_for_dropped(sentry, lifecycle, name):
@@ -560,8 +572,7 @@ def test_ended_elsewhere(init, traced, cycle):
         return span
 
     sentry = init("stream")
-    # At first it was no option of its own.
-    sentry_sdk.get_client().options["_experiments"]["before_send_span"] = hook
+    set_span_hook(hook)
     with sentry_sdk.isolation_scope() as scope:
         scope.set_attribute("whose", "mine")
         with transaction():
@@ -588,7 +599,7 @@ def test_dropped_while_the_workers_hang(init, traced):
         return span
 
     sentry = init("stream")
-    sentry_sdk.get_client().options["_experiments"]["before_send_span"] = hook
+    set_span_hook(hook)
     with transaction():
         for function in [failing] * 9 + [numbers]:
             generators = [traced(function)()]
@@ -606,7 +617,9 @@ def test_dropped_while_the_workers_hang(init, traced):
 )
 def test_ignored_span_is_dropped(init, traced, caplog):
     """With ``ignore_spans`` the SDK makes a span that has no time."""
-    sentry = init("stream", _experiments={"ignore_spans": ["numbers"]})
+    ignored = {"ignore_spans": ["numbers"]}
+    options = {"_experiments": ignored} if HAS_STATIC_LIFECYCLE else ignored
+    sentry = init("stream", **options)
     with transaction():
         generators = [traced(numbers)(), traced(failing)()]
         assert [send(generator) for generator in generators] == [0, 1]
