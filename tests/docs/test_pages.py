@@ -151,6 +151,32 @@ def sends_events(project: Project, sink: EnvelopeSink) -> None:
     assert trace.named("look for orders").op == "sse"
 
 
+def has_the_span_of_the_model(project: Project, sink: EnvelopeSink) -> None:
+    project.run(
+        "import http.server, json, os, threading\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        self.send_response(200)\n"
+        "        self.send_header('Content-Type', 'text/event-stream')\n"
+        "        self.end_headers()\n"
+        "        chunk = {'id': '1', 'object': 'chat.completion.chunk', 'model': 'm', 'created': 1}\n"
+        "        for word in 'one ', 'two':\n"
+        "            chunk['choices'] = [{'index': 0, 'delta': {'content': word}}]\n"
+        "            self.wfile.write(b'data: ' + json.dumps(chunk).encode() + b'\\n\\n')\n"
+        "        self.wfile.write(b'data: [DONE]\\n\\n')\n"
+        "server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Answer)\n"
+        "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+        "url = f'http://127.0.0.1:{server.server_port}'\n"
+        "os.environ.update(OPENAI_API_KEY='none', OPENAI_BASE_URL=url)\n"
+        "assert get('/answer') == ('200 OK', 'one two')\n"
+        "get('/answer', chunks=1)\n"
+    )
+    first, second = requests_of(sink)
+    assert (first.outcome, second.outcome) == ("completed", "cancelled")
+    models = [span for span in sink.spans() if span["name"] == "chat gpt-5-mini"]
+    assert [span["trace_id"] for span in models] == [first.trace_id, second.trace_id]
+
+
 def runs_tasks_and_commands(project: Project, sink: EnvelopeSink) -> None:
     output = project.run(
         "from shop.tasks import write_report\n"
@@ -200,6 +226,7 @@ DOES: "Dict[str, Callable[[Project, EnvelopeSink], None]]" = {
     "docs/generators.md": has_the_span_of_the_generator,
     "docs/logging.md": logs_with_the_request_id,
     "docs/long-streams.md": sends_events,
+    "docs/model-output.md": has_the_span_of_the_model,
     "docs/options.md": traces_what_is_not_django,
     "docs/outage.md": bounds_the_transport,
     "docs/outcomes.md": leaves_out_hang_ups,

@@ -10,6 +10,7 @@ Set up by environment variables, so that every server can run it the same way:
     MAX_OPEN          max_open_responses; for `ours` only
     QUEUE_SIZE        transport_queue_size
     ON_TIMEOUT        on_timeout; for `ours` only
+    LOGS              log records are sent, too
     MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
     FILE              path of the file that /file/ serves
@@ -80,6 +81,8 @@ def start_sentry():
     sizes = {}
     if os.environ.get("QUEUE_SIZE"):
         sizes["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
+    if os.environ.get("LOGS"):
+        sizes["enable_logs"] = True
     if os.environ.get("MAX_SPANS"):
         experiments["max_spans"] = int(os.environ["MAX_SPANS"])
         options.update(middleware_spans=False, signals_spans=False)

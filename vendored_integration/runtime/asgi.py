@@ -13,7 +13,8 @@ import sentry_sdk.scope
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied, _capture_exception
 from sentry_sdk.utils import capture_internal_exceptions
 
-from .asgi_request import AsgiRequest, HttpRequest, Lifespan, current_request, running
+from .asgi_http import HttpRequest
+from .asgi_request import AsgiRequest, Lifespan, current_request, running
 from .options import Options
 from .process import internal_error
 from .reported import note_requests, reports_errors

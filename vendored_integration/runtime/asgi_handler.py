@@ -6,7 +6,8 @@ from contextvars import copy_context
 from types import AsyncGeneratorType
 from typing import Any, Optional
 
-from .asgi_request import HttpRequest, current_request
+from .asgi_http import HttpRequest
+from .asgi_request import current_request
 from .bindings import Bindings, bindings_of
 from .process import internal_error
 
