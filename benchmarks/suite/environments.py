@@ -76,15 +76,14 @@ def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
     sys.path.insert(0, str(ROOT / "scripts"))
     from pipeline import releases
 
-    release = release or releases.newest()
+    release = releases.choose(release)
     dist = ROOT / ".cache" / "dist"
     wheels = [sys.executable, str(ROOT / "scripts" / "vendor.py"), "wheels", release]
     _call([*wheels, f"--out={dist}"], "build the wheel")
     python = _venv(f"sentry-{release}", [*COMMON, OLDER, "packaging", f"sentry-sdk=={release}"])
     # Also where the version is the same: the wheel may have been built again.
     install = ["--force-reinstall", "--no-deps", "--no-index", f"--find-links={dist}"]
-    version = f"{release}.{releases.REVISION}"
-    _pip(python, [*install, f"vendored-integration=={version}"])
+    _pip(python, [*install, f"vendored-integration=={releases.version(release)}"])
     return Environment(python, None)
 
 
