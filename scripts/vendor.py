@@ -84,8 +84,8 @@ def port(args: argparse.Namespace) -> int:
     whose files are those of the one before it gets no directory of its own.
     """
     if args.find_links:
-        # pip prefers it to what the index has.
-        os.environ["PIP_FIND_LINKS"] = os.path.abspath(args.find_links)
+        # pip prefers it to what the index has. It splits the variable at spaces.
+        os.environ["PIP_FIND_LINKS"] = Path(args.find_links).resolve().as_uri()
     known = releases.supported() if any(releases.PATCHES.glob("[0-9]*")) else {}
     if args.release:
         names = {_new(args.release, args.pre)}

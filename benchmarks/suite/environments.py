@@ -76,14 +76,15 @@ def sentry(release: "Optional[str]", package: "Optional[Path]") -> Environment:
     sys.path.insert(0, str(ROOT / "scripts"))
     from pipeline import releases
 
-    release = releases.choose(release)
+    release = release or releases.newest()
     dist = ROOT / ".cache" / "dist"
     wheels = [sys.executable, str(ROOT / "scripts" / "vendor.py"), "wheels", release]
     _call([*wheels, f"--out={dist}"], "build the wheel")
     python = _venv(f"sentry-{release}", [*COMMON, OLDER, "packaging", f"sentry-sdk=={release}"])
     # Also where the version is the same: the wheel may have been built again.
     install = ["--force-reinstall", "--no-deps", "--no-index", f"--find-links={dist}"]
-    _pip(python, [*install, f"vendored-integration=={releases.version(release)}"])
+    version = f"{release}.{releases.REVISION}"
+    _pip(python, [*install, f"vendored-integration=={version}"])
     return Environment(python, None)
 
 

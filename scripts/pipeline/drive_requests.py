@@ -113,7 +113,7 @@ def expect(what: str, expected: "List[Any]", found: "List[Any]") -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(60, exit=True)  # seconds; it takes two
+    faulthandler.dump_traceback_later(120, exit=True)  # seconds; it takes two
     application: Any = SentryWsgiMiddleware(get_wsgi_application())
     for request in "GET /plain", "GET /stream":
         expect(f"{request} without init()", [BODY], [serve(application, request)])

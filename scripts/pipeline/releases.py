@@ -141,13 +141,18 @@ def finals() -> list[str]:
     return [release for release in supported() if not is_pre(release)]
 
 
+def newest() -> str:
+    """The newest final release."""
+    return finals()[-1]
+
+
 def choose(text: str | None) -> str:
     """The supported release that the text names; without one the newest final release.
 
     :raises PipelineError: there are no patches for it.
     """
     if not text:
-        return finals()[-1]
+        return newest()
     known = list(supported())
     release = text + ".0" * (2 - text.count("."))  # 2.75 is 2.75.0
     if release in known:

@@ -294,21 +294,10 @@ def is_disposal(error):
     "runtime/spared.py": """\
 from sentry_sdk import start_span
 
-
-def wanted():
-    return True
-
-
-def if_wanted(patched, original):
-    return patched
-
-
-def EventProcessor(make, *arguments):
-    return make(*arguments)
-
-
-def for_query_sets(add):
-    return add
+wanted = lambda: True
+if_wanted = lambda patched, original: patched
+EventProcessor = lambda make, *arguments: make(*arguments)
+for_query_sets = lambda add: add
 """,
 }
 

@@ -1,6 +1,7 @@
 """The checkout itself, built by pip with the real SDK. Needs the package index."""
 
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -38,6 +39,18 @@ def venv(directory: Path) -> str:
     """The interpreter of a virtual environment with nothing but pip."""
     run(directory, sys.executable, "-m", "venv", "venv")
     return str(directory / "venv" / "bin" / "python")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_pages_name_the_final_releases(page: str) -> None:
+    """`port` of a new one does not write them."""
+    listed = "from scripts.pipeline import releases; print(*releases.finals())"
+    finals = conftest.run(CHECKOUT, sys.executable, "-c", listed, env={}).split()
+    text = " ".join((CHECKOUT / page).read_text().split())
+    ranges = re.findall(
+        r"very final release(?: of sentry-sdk)? from (\S+) to (\d+\.\d+\.\d+)", text
+    )
+    assert {*ranges} == {(finals[0], finals[-1])}
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -251,11 +251,7 @@ REFUSED: Dict[str, Tuple[Any, ...]] = {
         later("SystemExit", "KeyboardInterrupt"),
         "exactly one assignment of a test for SystemExit",
     ),
-    "CR LF": (
-        later("\n", "\r\n"),
-        "wsgi.py: lines do not end as in a patch",
-        "found: CR LF",
-    ),
+    "CR LF": (later("\n", "\r\n"), "wsgi.py: lines do not end as in a patch", "found: CR LF"),
     "no newline at the end": (
         later("    return processor\n", "    return processor"),
         "found: none at the end of the file",
@@ -396,9 +392,9 @@ def test_all_or_nothing(project: Project) -> None:
 
 def test_from_any_directory(project: Project, tmp_path: Path) -> None:
     """`--find-links`: what pip's index has not."""
-    sdk.wheel(tmp_path / "links", NEW, later("2", "3", name="django/templates.py"))
+    sdk.wheel(tmp_path / "my links", NEW, later("2", "3", name="django/templates.py"))
     assert "could not download" in project.refused("port", NEW, status=2)
-    project.vendor("port", NEW, "--find-links", str(tmp_path / "links"))
+    project.vendor("port", NEW, "--find-links", str(tmp_path / "my links"))
     project.vendor("check")
 
 

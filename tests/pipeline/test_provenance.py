@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import pytest
 import sdk
@@ -117,19 +117,13 @@ def test_report(package: Project) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("installed", "words"),
-    [
-        ("2.9.0", ["sentry-sdk 2.9.0 is installed", '"vendored-integration==2.9.0.*"']),
-        ("", ["no sentry-sdk is installed"]),
-    ],
-)
-def test_report_with_another_sdk(package: Project, installed: str, words: List[str]) -> None:
+@pytest.mark.parametrize("installed", ["2.9.0", ""])
+def test_report_with_another_sdk_or_none(package: Project, installed: str) -> None:
     """Importing the package is refused then; saying so must not be."""
     last = report(package, installed=installed, status=1).splitlines()[-1]
-    assert last.startswith("problem: this build is for sentry-sdk 9.1.0, but ")
+    what = f"sentry-sdk {installed}" if installed else "no sentry-sdk"
+    assert last.startswith(f"problem: this build is for sentry-sdk 9.1.0, but {what} is installed")
     assert '"sentry-sdk==9.1.0"' in last
-    assert all(word in last for word in words)
     machines = found(package, installed=installed, status=1)
     assert (machines["ok"], machines["differences"]) == (False, {})
 
