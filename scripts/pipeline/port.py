@@ -24,7 +24,7 @@ def make(source: Upstream, driven: bool) -> Lock:
     texts = patch.rewrite_imports(source.files)
     patches = edits.generate(texts)
     edited = patch.apply(patches, texts)
-    verify(edited)
+    verify(source, edited)
     vendored = patch.finish(edited)
     if driven:
         drive(source, {**vendored, **package.generated(source.release)})

@@ -261,6 +261,14 @@ REFUSED: Dict[str, Tuple[Any, ...]] = {
         later("def", "from .keys import key\n\n\ndef", name="django/caching.py"),
         "imports vendored_integration._vendor.django.keys.key, which does not exist",
     ),
+    "module that the wheel has not": (
+        later(
+            "def",
+            "def late():\n    from sentry_sdk.gone import x\n\n\ndef",
+            name="django/caching.py",
+        ),
+        "imports sentry_sdk.gone.x, which does not exist",
+    ),
     "not Python": (later("import sys\n", "import sys (\n"), "wsgi.py:1: not Python"),
     "signals": (
         later("Signal._live", "Signal.live", name="django/signals_handlers.py"),
