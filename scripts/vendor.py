@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make, check and maintain vendored_integration/_vendor/ and patches/.
 
-Needs `pyflakes`, and `setuptools` for `wheels`. The SDK's wheels come through pip and are
-kept in .cache/wheels (VENDOR_CACHE names another directory). RELEASE is an exact release
-of sentry-sdk. CONTRIBUTING.md shows which command comes when.
+Needs pip; `check` and `port` need `pyflakes`. The SDK's wheels come through pip and are kept
+in .cache/wheels (VENDOR_CACHE names another directory). RELEASE is an exact release of
+sentry-sdk. CONTRIBUTING.md shows which command comes when.
 
 Exit status: 0 all right, 1 there is something to mend (`check` has found a difference,
 `port` refuses a release, `wheels` has failed for one), 2 an error, 3 damaged input.
@@ -16,19 +16,11 @@ import difflib
 import os
 import signal
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
-try:
-    import setuptools  # noqa: F401  (the wheels' build backend)
-
-    from pipeline import package, patch, releases, upstream
-    from pipeline import port as porting
-    from pipeline.errors import PipelineError, RefusedError
-except ModuleNotFoundError as error:
-    print(f"error: {error}\n  next: python3 -m pip install pyflakes setuptools", file=sys.stderr)
-    sys.exit(2)
+from pipeline import package, patch, releases, upstream
+from pipeline import port as porting
+from pipeline.errors import PipelineError, RefusedError
 
 ROOT = releases.ROOT
 OUT = ROOT / "vendored_integration" / "_vendor"
@@ -156,12 +148,12 @@ def wheels(args: argparse.Namespace) -> int:
 
 
 def _wheel(release: str, out: Path) -> None:
-    """Build a wheel in this environment, with the release's SDK beside it."""
-    with tempfile.TemporaryDirectory(prefix="vendor-wheel-") as sdk:
-        zipfile.ZipFile(str(_fetch(release).wheel)).extractall(sdk)
-        options = ["--no-deps", "--no-build-isolation", f"--wheel-dir={out}", str(ROOT)]
-        env = {releases.VARIABLE: release, "PYTHONPATH": sdk}
-        result = upstream.pip(sys.executable, "wheel", *options, **env)
+    """Let pip build the wheel, with the SDK's from the cache: the index need not have it."""
+    _fetch(release)
+    links = f"{os.environ.get('PIP_FIND_LINKS', '')} {upstream.CACHE.resolve().as_uri()}"
+    env = {releases.VARIABLE: release, "PIP_FIND_LINKS": links}
+    options = ["--no-deps", f"--wheel-dir={out}", str(ROOT)]
+    result = upstream.pip(sys.executable, "wheel", *options, **env)
     if result.returncode != 0:
         raise RefusedError("no wheel", found=result.stdout.strip()[-2000:])
 
@@ -206,6 +198,9 @@ def main(argv: list[str]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
+    except ModuleNotFoundError as error:
+        print(f"error: {error}\n  next: python3 -m pip install pyflakes", file=sys.stderr)
+        return 2
     except OSError as error:
         hint = "can VENDOR_CACHE, --out and the checkout be written to?"
         print(f"error: {error}\n  next: {hint}", file=sys.stderr)

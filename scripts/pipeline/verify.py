@@ -7,9 +7,6 @@ import re
 from functools import lru_cache
 from typing import Iterator, Mapping
 
-from pyflakes.checker import Checker
-from pyflakes.messages import UndefinedLocal, UndefinedName
-
 from .edits import ASSIGNMENT, Source, called, target
 from .edits.close_aware import APPLIED, MIDDLEWARE
 from .errors import DamagedError, RefusedError
@@ -176,6 +173,10 @@ def _starts(wsgi: Source, node: ast.AST) -> bool:
 @lru_cache(maxsize=None)
 def _unbound(name: str, text: str) -> list[tuple[int, str]]:
     """Names that nothing has bound: what an edit uses, or what it has taken away."""
+    # Only here: what reads no edits needs nothing but the standard library.
+    from pyflakes.checker import Checker
+    from pyflakes.messages import UndefinedLocal, UndefinedName
+
     return [
         (message.lineno, message.message % message.message_args)
         for message in Checker(ast.parse(text), name).messages
