@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -98,14 +99,13 @@ def found(project: Project, **kwargs: Any) -> Dict[str, Any]:
 
 def test_report(package: Project) -> None:
     lines = report(package).splitlines()
-    assert lines[0].split(maxsplit=1)[1] == "9.1.0.1, built for sentry-sdk 9.1.0"
     assert lines[-1] == "ok"
-    assert "Django                not installed" in lines
+    assert "  vendored-integration: 9.1.0.1" in lines
+    assert "  Django: none" in lines
     stated = json.loads(package.vendored("provenance.json"))
-    assert f"  {stated['upstream']['sha256']}  {stated['upstream']['wheel']}" in lines
-    assert f"  {stated['patches'][0]['sha256']}  close-aware.patch" in lines
-    for name, hashes in stated["files"].items():
-        assert f"  {hashes['vendored']}  {name}  ok" in lines
+    assert f"    sha256: {stated['upstream']['sha256']}" in lines
+    for hashes in stated["files"].values():
+        assert f"      vendored: {hashes['vendored']}" in lines
     machines = found(package)
     assert (machines["ok"], machines["problems"], machines["differences"]) == (True, [], {})
     assert machines["provenance"] == stated
@@ -152,9 +152,8 @@ def test_report_names_each_file_that_differs(package: Project) -> None:
     package.write(f"{VENDOR}/__pycache__/wsgi.cpython-38.pyc", "")
     output = report(package, status=1)
     assert "  wsgi.py: expected " in output
-    assert "  django/tasks.py: missing" in output
-    assert "  django/extra.py: extra" in output
-    assert "django/asgi.py  ok\n" in output
+    assert re.search("  django/tasks.py: expected .* found none", output)
+    assert "  django/extra.py: expected no such file" in output
     last = output.splitlines()[-1]
     assert last.startswith("problem: 3 vendored files are not as they were built")
     assert "vendored-integration==9.1.0.1" in last
