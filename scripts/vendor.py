@@ -198,6 +198,8 @@ def main(argv: list[str]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         print(f"error: {error}\n  next: python3 -m pip install pyflakes", file=sys.stderr)
         return 2
