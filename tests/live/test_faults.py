@@ -1,7 +1,7 @@
 """Faults, each with what the client, the server's log and Sentry must then see.
 
 Client and log are compared with the same server without Sentry. Each test bears the mark `fault`,
-of which scripts/faults.py makes the table in docs/reliability.md.
+of which scripts/sections.py makes the table in docs/reliability.md.
 """
 
 import contextlib
