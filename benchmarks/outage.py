@@ -176,7 +176,7 @@ def main() -> int:
         print(json.dumps(measure(transport, dsn, options.events)))
         return 0
     if not options.installed:
-        release = options.sdk or supported.releases()[-1]
+        release = options.sdk or supported.newest()
         run_inside(__file__, "outage", ["Django>=4.2,<5.3", "packaging"], release, sys.argv[1:])
     cases = []
     for transport in ("bounded", "stock"):

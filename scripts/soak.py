@@ -186,7 +186,7 @@ def main() -> int:
     if options.write and options.server:
         parser.error("--write is for all servers: without --server")
     if not options.installed:
-        release = options.sdk or supported.releases()[-1]
+        release = options.sdk or supported.newest()
         run_inside(__file__, "soak", REQUIREMENTS, release, sys.argv[1:])
     # So that the server is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
