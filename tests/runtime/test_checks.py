@@ -286,13 +286,6 @@ def test_changed_file(project):
     assert project.check()[0] == ["E003"]
 
 
-def test_no_statement(project):
-    copy = project.copy(vendored_integration) / "_vendor"
-    (copy / "provenance.json").unlink()
-    assert list(project.findings()) == ["E002"]
-    assert project.check()[0] == ["E002"]
-
-
 # -- the server -------------------------------------------------------------------------
 
 
