@@ -108,7 +108,7 @@ CATALOGUE = {
     "I003": (
         'on_timeout="continue" makes no parts in the stream lifecycle: spans are sent one by '
         "one, and a stream keeps one segment until it ends",
-        "nothing, unless parts are wanted: then no trace_lifecycle",
+        "nothing, unless parts are wanted: only SDK 2 without trace_lifecycle has them",
     ),
 }
 

@@ -139,7 +139,7 @@ def test_nothing_is_wrong(project):
     """And the options in force are told, for machines and for people."""
     project.settings(
         OURS + "OPTIONS['traces_sample_rate'] = 0.25\nsentry_sdk.init(**OPTIONS,\n"
-        "    integrations=[DjangoIntegration(response_timeout=7, on_timeout='continue')])\n"
+        "    integrations=[DjangoIntegration(response_timeout=7, max_open_responses=9)])\n"
     )
     found = project.report("--settings", "mysite.settings")
     assert (found["ok"], found["findings"]) == (True, [])
@@ -151,7 +151,7 @@ def test_nothing_is_wrong(project):
         "vendored_integration",
     )
     assert process["options"]["response_timeout"] == 7
-    assert process["options"]["on_timeout"] == "continue"
+    assert process["options"]["max_open_responses"] == 9
     assert process["traces_sample_rate"] == 0.25
     assert process["trace_lifecycle"] == LIFECYCLES[0]
     assert [re.sub(r"\d+$", "", place) for place in process["inits"]] == ["mysite/settings.py:"]
