@@ -6,6 +6,7 @@ The client library and the SDK's integration for it are the real ones; the model
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from typing import Any, Dict, Iterator
 
 import pytest
@@ -19,6 +20,9 @@ pytest.importorskip("openai")
 pytestmark = pytest.mark.skipif(
     not hasattr(SPANDATA, "GEN_AI_RESPONSE_STREAMING"), reason="an SDK with other spans"
 )
+
+# From SDK 3.0 on there is only the stream lifecycle.
+LIFECYCLES = ["static", "stream"] if find_spec("sentry_sdk.tracing") else ["stream"]
 
 WORDS = ["one ", "two ", "three"]
 
@@ -80,7 +84,7 @@ def model() -> Iterator[Model]:
         model.shutdown()
 
 
-@pytest.fixture(scope="module", params=["static", "stream"])
+@pytest.fixture(scope="module", params=LIFECYCLES)
 def lifecycle(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
