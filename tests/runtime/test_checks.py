@@ -16,7 +16,7 @@ import sentry_sdk
 from support.sdk import HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 import vendored_integration
-from vendored_integration import checks
+from vendored_integration import _findings, checks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
 
@@ -472,4 +472,4 @@ def test_documentation():
     """The table has each finding, with its level."""
     rows = re.findall(r"(?m)^\| `([EWI]\d{3})` \| (\w+) \|", DOCS.read_text())
     levels = {"E": "error", "W": "warning", "I": "info"}
-    assert rows == [(number, levels[number[0]]) for number in checks.CATALOGUE]
+    assert rows == [(number, levels[number[0]]) for number in _findings.CATALOGUE]
