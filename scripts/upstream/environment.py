@@ -1,4 +1,4 @@
-"""Virtual environments, source distributions and the wheel, for running others' tests.
+"""Virtual environments, source distributions and the wheel: for others' tests, and to measure.
 
 Everything goes to .cache/upstream. What fails raises :exc:`Refused`.
 """
