@@ -81,6 +81,8 @@ def check(words: List[str]) -> None:
         "http.server",
     ):
         assert not program.endswith(".py") or (ROOT / program).is_file(), f"no {program}"
+        if not arguments:  # a script need not have a parser
+            return
         parsers = str(PARSERS.get(program, 1))
         _run((sys.executable, str(HERE / "parse_only.py"), parsers, program, *arguments))
     else:
