@@ -1,65 +1,82 @@
 #!/usr/bin/env python3
 """Measure what the integration costs, beside stock and others, on a machine that has only Python.
 
-    python3 benchmarks/run.py                          everything: takes an hour or two
-    python3 benchmarks/run.py --quick                  fewer repeats, shorter runs
-    python3 benchmarks/run.py --only instructions      one measurement (repeatable)
-    python3 benchmarks/run.py --only instructions --package DIR --works plain,stream
-                                                       a package directory instead of a wheel
+    python3 benchmarks/run.py                  everything: half an hour
+    python3 benchmarks/run.py --quick          instructions and memory of what the targets need
+    python3 benchmarks/run.py --quick --package DIR
+                                               DIR/vendored_integration instead of a wheel
+    python3 benchmarks/run.py --write          keep the results, and write benchmarks/README.md
 
-The tools, and each system that is compared, live in virtual environments of their own in
-.cache/benchmarks; remove that directory to begin afresh. Python 3.8 or newer; `--help`
-lists all options.
+Builds this checkout, and installs it and what it is compared with in .cache. Needs valgrind and
+Python 3.8 or later with venv. benchmarks/README.md says what is measured.
+
+Exit status: 0 measured, whether or not the targets are met; 1 a step has failed; 2 the command line.
 """
 
-import os
+from __future__ import annotations
+
+import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / ".cache" / "benchmarks" / "tools"
-PYTHON = VENV / ("Scripts" if os.name == "nt" else "bin") / "python"
-REQUIREMENTS = ["build", "matplotlib", "packaging", "pyflakes", "rich"]
-# Written last: without it the environment is taken for half made.
-READY = VENV / f"for-python{sys.version_info[0]}.{sys.version_info[1]}"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import measure  # noqa: E402
+import tables  # noqa: E402
+
+import sections  # noqa: E402
+import supported  # noqa: E402
+from upstream.environment import Refused, run_inside  # noqa: E402
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="what the targets need: five minutes")
+    parser.add_argument(
+        "--package", type=Path, metavar="DIR", help="measure DIR/vendored_integration"
+    )
+    parser.add_argument("--write", action="store_true", help="keep the results, and write the page")
+    supported.add_option(parser)
+    # It runs where the package is installed.
+    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.write and (options.quick or options.package):
+        parser.error("--write is for a whole run: without --quick and --package")
+    if options.package and not (options.package / "vendored_integration" / "_vendor").is_dir():
+        parser.error(
+            f"--package {options.package}: run `python3 scripts/vendor.py build` there first"
+        )
+    return options
 
 
 def main() -> int:
-    if sys.version_info < (3, 8):
-        return _fail("Python 3.8 or later is needed, this is " + sys.version.split()[0])
-    sys.path.insert(0, str(ROOT / "benchmarks" / "suite"))
-    from arguments import parse
-
-    # Ends here with --help, and with a wrong command line: nothing is installed for that.
-    parse(sys.argv[1:])
-    if not READY.is_file():
-        shutil.rmtree(str(VENV), ignore_errors=True)
-        VENV.parent.mkdir(parents=True, exist_ok=True)
-        print("Making the tools' environment ...", flush=True)
-        # Debian and Ubuntu package venv's other half, ensurepip, by itself.
-        if subprocess.call([sys.executable, "-m", "venv", str(VENV)]) != 0:
-            return _fail(
-                "could not make a virtual environment\n"
-                "  expected: the standard library's venv and ensurepip\n"
-                "  next: on Debian or Ubuntu: apt install python3-venv"
-            )
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", *REQUIREMENTS]
-        if subprocess.call(pip) != 0:
-            return _fail("could not install the tools\n  next: " + " ".join(pip))
-        READY.touch()
-    command = [str(PYTHON), str(ROOT / "benchmarks" / "suite"), *sys.argv[1:]]
-    try:
-        return subprocess.call(command)
-    except KeyboardInterrupt:
-        return 130
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+    options = parse()
+    if shutil.which("valgrind") is None:
+        raise Refused("valgrind is not installed\n  next: apt install valgrind")
+    if not options.installed:
+        release = options.sdk or supported.releases()[-1]
+        run_inside(__file__, "benchmarks", measure.SENTRY, release, sys.argv[1:])
+    systems = list(tables.SYSTEMS)[: 4 if options.quick else None]
+    machine = measure.Machine(systems, options.package and options.package.resolve())
+    values = measure.count(machine, systems, options.quick)
+    found: dict[str, Any] = {
+        "about": sections.about(
+            "Django", "sentry-sdk", "vendored-integration", "shr_span_recorder"
+        ),
+        "values": values,
+        "seconds": "" if options.quick else measure.clock(machine, systems, values),
+    }
+    print(tables.section(found))
+    return sections.keep("results.json", found) if options.write else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (Refused, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}")

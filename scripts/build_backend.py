@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from setuptools import build_meta
 
-from pipeline import package, releases
+from pipeline import package, releases, upstream
 from pipeline.errors import PipelineError
 
 # Same input, same bytes: setuptools writes this time into the wheel. The variable,
@@ -40,7 +40,8 @@ def _with_license(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         path = releases.ROOT / "LICENSE.sentry-sdk"
-        path.write_bytes(package.license_installed(releases.selected()))
+        # Compared with the lock when the package is generated.
+        path.write_bytes(upstream.read_installed(releases.selected()).license)
         return function(*args, **kwargs)
 
     return _hook(wrapper)

@@ -125,7 +125,7 @@ def prepare(version: str, sdk: "Optional[str]", finish_on: "Optional[str]") -> S
         [*pip(python, "install"), "--upgrade", f"Django=={version}.*"],
         f"could not install Django {version} for Python {sys.version.split()[0]}",
     )
-    install(sdk or supported.releases()[-1], python)
+    install(sdk or supported.newest(), python)
     ask = [str(python), "-c", "import django; print(django.__version__)"]
     django = subprocess.check_output(ask, universal_newlines=True).strip()
     options = {"finish_on": finish_on} if finish_on else {}

@@ -10,8 +10,7 @@ itself it gives to pytest. The releases are read from patches/, so that a new di
 is tested without being named anywhere. An environment for each of them would take
 hours to install: here only the SDK and the wheel built for it are exchanged.
 
-Wheels are built into .cache/dist, and again only when what they are made from has
-changed. Exit status: 0 all passed, 1 some have failed, 2 an error.
+Exit status: 0 all passed, 1 some have failed, 2 an error.
 """
 
 import argparse
@@ -21,14 +20,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Iterator, List
 
 import supported
 from pipeline import releases, upstream
 from pipeline.errors import PipelineError
 
-DIST = releases.ROOT / ".cache" / "dist"
 TESTS = releases.ROOT / "tests"
 PYTHON = "{}.{}".format(*sys.version_info)
 
@@ -55,7 +52,6 @@ def main(argv: List[str]) -> int:
     args, pytest_args = parser.parse_known_args(argv)
     try:
         chosen = choose(args)
-        build(chosen)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,12 +76,16 @@ def main(argv: List[str]) -> int:
 
 
 def choose(args: argparse.Namespace) -> List[str]:
-    """The releases to test: those asked for, or one for each patch directory."""
-    names = [directory.name for directory in releases.directories()]
+    """The releases to test: those asked for, or one for each patch directory.
+
+    Pre-releases are tested when they are asked for.
+    """
+    finals = releases.finals()
     # Not the last directory's name: it may serve later releases as well.
-    ends = {"oldest": names[0], "newest": releases.newest()}
+    ends = {"oldest": finals[0], "newest": finals[-1]}
     if args.release:
         return [ends.get(text) or releases.choose(text) for text in args.release]
+    names = [name for name in finals if (releases.PATCHES / name).is_dir()]
     if not args.share:
         return names
     index, _, count = args.share.partition("/")
@@ -104,40 +104,32 @@ def reports_errors(release: str) -> bool:
     return sys.version_info < (3, 13) or supported.numbers(release) >= (2, 11, 0)
 
 
-def build(chosen: List[str]) -> None:
-    """Build the wheels that are not up to date."""
-    DIST.mkdir(parents=True, exist_ok=True)
-    with locked(DIST / "lock"):
-        command = [sys.executable, str(releases.ROOT / "scripts" / "vendor.py"), "wheels"]
-        code = subprocess.call([*command, f"--out={DIST}", *chosen])
-    if code != 0:
-        raise PipelineError("could not build the wheels", next="see above")
-
-
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Environments that run at the same time build one after the other."""
-    with open(path, "w") as file:
+def locked() -> Iterator[None]:
+    """Environments that run at the same time build this checkout one after the other."""
+    path = releases.ROOT / ".cache" / "build-lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def run(release: str, pytest_args: List[str], quiet: bool) -> int:
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Also where the version is the same: the wheel may have been built again. What
-    # the two need is there already.
-    install += ["--force-reinstall", "--no-deps", "--no-index"]
-    install += ["--find-links", str(DIST), "--find-links", str(upstream.CACHE)]
-    install += [f"sentry-sdk=={release}"]
-    install += [f"vendored-integration=={release}.{releases.REVISION}"]
-    for command in install, [sys.executable, "-c", IS_INSTALLED, release]:
-        code = subprocess.call(command, cwd=str(TESTS))
-        if code != 0:
-            return code
+    python = [sys.executable]
+    install = [*python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # What the two need is there already, and setuptools with it.
+    sdk = [*install, "--no-deps", "--find-links", str(upstream.CACHE), f"sentry-sdk=={release}"]
+    ours = [*install, "--no-deps", "--no-build-isolation", "--force-reinstall", str(releases.ROOT)]
+    env = {**os.environ, "SDK": release}
+    with locked():
+        for command in sdk, ours, [*python, "-c", IS_INSTALLED, release]:
+            code = subprocess.call(command, cwd=str(TESTS), env={**env, releases.VARIABLE: release})
+            if code != 0:
+                return code
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args],
         cwd=str(TESTS),
-        env={**os.environ, "SDK": release},
+        env=env,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
         universal_newlines=True,

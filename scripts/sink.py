@@ -1,174 +1,88 @@
-"""A Sentry that runs on loopback: it keeps the envelopes it is sent, and nothing else.
+"""A Sentry ingest on loopback: it keeps the envelopes that it receives.
 
     with EnvelopeSink() as sink:
         sentry_sdk.init(dsn=sink.dsn, traces_sample_rate=1.0)
         ...
         event = sink.wait_for(lambda sink: sink.transactions())[0]
 
-By itself it prints its DSN, then one line an item:
-
-    python scripts/sink.py --port 0
-
-Standard library only, Python 3.8 and newer. The envelope format:
-https://develop.sentry.dev/sdk/data-model/envelopes/
+`python scripts/sink.py` prints its DSN, then one line an item. Needs sentry-sdk, which parses the
+envelopes, and Python 3.8 or later.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import socket
 import socketserver
-import sys
 import threading
-import zlib
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, TypeVar
+from typing import Any, Callable, Dict, Mapping, NamedTuple, TypeVar
 
-__all__ = [
-    "Envelope",
-    "EnvelopeSink",
-    "Item",
-    "Malformed",
-    "Reply",
-    "attributes",
-    "describe",
-    "parse_envelope",
-]
+from sentry_sdk import envelope as sdk
 
 Json = Dict[str, Any]
 T = TypeVar("T")
 
 
-class Malformed(ValueError):
-    """What was sent is not an envelope; the message says why."""
-
-
-@dataclass(frozen=True)
 class Item:
-    """One item of an envelope: its headers, and its payload as it was sent."""
+    """One item of an envelope."""
 
-    headers: Json
-    payload: bytes
+    def __init__(self, item: sdk.Item) -> None:
+        self._payload = item.payload
+        self.headers: Json = item.headers
+        self.type = str(item.type)
 
     @property
-    def type(self) -> str:
-        return str(self.headers["type"])
+    def payload(self) -> bytes:
+        return self._payload.get_bytes()
 
     @property
     def json(self) -> Any:
-        return json.loads(self.payload)
+        """The payload, parsed. Errors: `ValueError` if it is not JSON, as an attachment's."""
+        # The SDK parses some types itself.
+        return self._payload.json or json.loads(self.payload)
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """Its headers (`trace` holds the dynamic sampling context), and its items."""
-
+class Envelope(NamedTuple):
+    #: `trace` holds the dynamic sampling context.
     headers: Json
-    items: list[Item] = field(default_factory=list)
+    items: list[Item]
 
 
 class Reply(NamedTuple):
-    """What a `respond` hook may answer instead of 200.
-
-    Status 0: no answer; the connection is cut.
-    """
+    """What a `respond` hook may answer. Status 0: the connection is cut without an answer."""
 
     status: int
     headers: Mapping[str, str] = MappingProxyType({})
-    body: bytes = b"{}"
-
-
-class Rejected(NamedTuple):
-    """A request that was answered with an error: why, and its body as it was sent."""
-
-    reason: str
-    body: bytes
-
-
-# Item types whose payload is JSON: a payload of these that does not parse makes the
-# envelope malformed. Attachments, replays and profile chunks may be anything.
-_JSON_TYPES = frozenset(
-    [
-        "event",
-        "transaction",
-        "span",
-        "session",
-        "sessions",
-        "client_report",
-        "check_in",
-        "log",
-        "trace_metric",
-    ]
-)
 
 
 def parse_envelope(body: bytes) -> Envelope:
-    """Parse an envelope, or raise `Malformed`.
-
-    An item ends after `length` bytes if its header says so, else at the next newline.
-    """
-    line, position = _line(body, 0)
-    envelope = Envelope(headers=_object(line, "envelope header"))
-    while position < len(body):
-        line, position = _line(body, position)
-        if not line.strip():
-            continue  # Empty lines may follow the last item.
-        header = _object(line, "item header")
-        kind = header.get("type")
-        if not isinstance(kind, str):
-            raise Malformed(f"item header without a type: {line[:200]!r}")
-        if "length" in header:
-            length = header["length"]
-            if not isinstance(length, int) or isinstance(length, bool) or length < 0:
-                raise Malformed(f"{kind} item: length is {length!r}, expected bytes")
-            payload = body[position : position + length]
-            if len(payload) != length:
-                raise Malformed(
-                    f"{kind} item: length is {length} bytes, only {len(payload)} are left"
-                )
-            position += length
-            if body[position : position + 1] not in (b"", b"\n"):
-                raise Malformed(f"{kind} item: no newline after its {length} bytes")
-            position += 1
-        else:
-            payload, position = _line(body, position)
-        if kind in _JSON_TYPES:
-            _object(payload, f"{kind} item")
-        envelope.items.append(Item(header, payload))
-    return envelope
+    """Errors: any exception, if it is not an envelope."""
+    parsed = sdk.Envelope.deserialize(body)
+    return Envelope(parsed.headers, [Item(item) for item in parsed.items])
 
 
-def _line(body: bytes, start: int) -> tuple[bytes, int]:
-    end = body.find(b"\n", start)
-    if end == -1:
-        end = len(body)
-    return body[start:end], end + 1
+def decoded(body: bytes, encoding: str) -> bytes:
+    """A request's body without its Content-Encoding: those that the SDK uses."""
+    if encoding == "gzip":
+        return gzip.decompress(body)
+    if encoding == "br":
+        import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-
-def _object(text: bytes, what: str) -> Json:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise Malformed(f"{what} is not JSON ({error}): {text[:200]!r}") from None
-    if not isinstance(value, dict):
-        raise Malformed(f"{what} is not a JSON object: {text[:200]!r}")
-    return value
+        return bytes(brotli.decompress(body))
+    return body
 
 
 class EnvelopeSink:
     """An HTTP server on 127.0.0.1 that keeps what is sent to it, in the order of arrival.
 
-    Use it as a context manager, or call `start()` and `stop()`. All methods may be
-    called from any thread. Each query returns a new list, which does not change later.
+    All methods may be called from any thread. Each query returns a new list.
 
-    `respond` is called with each envelope after it has been stored. It may return a
-    `Reply` to send instead of `200 {}`, may block (a slow Sentry), and may raise (a
-    broken one: status 500). `on_item` is called with each item, and `on_body` with each
-    envelope's bytes as they came and their Content-Encoding ("" for none).
+    `respond` is called with each envelope after it has been stored. It may return a `Reply`, block
+    (a slow ingest), or raise (status 500). `on_item` is called with each item, and `on_body` with
+    each envelope's bytes as they came and their Content-Encoding ("" for none).
     """
 
     def __init__(
@@ -176,21 +90,21 @@ class EnvelopeSink:
         port: int = 0,
         *,
         respond: Callable[[Envelope], Reply | None] | None = None,
-        on_item: Callable[[Item], None] | None = None,
-        on_body: Callable[[bytes, str], None] | None = None,
+        on_item: Callable[[Item], object] | None = None,
+        on_body: Callable[[bytes, str], object] | None = None,
+        keep_alive: bool = False,
     ) -> None:
         self.respond = respond
         self.on_item = on_item
         self.on_body = on_body
+        # A kept connection outlives the sink, and the workers of a pre-forking server share it.
+        self.protocol = "HTTP/1.1" if keep_alive else "HTTP/1.0"
         self._changed = threading.Condition()
         self._envelopes: list[Envelope] = []
-        self._rejected: list[Rejected] = []
-        # The socket is bound and listening from here on: requests that arrive before
-        # `start()` wait in its backlog, none is refused.
+        self._rejected: list[str] = []
+        # It listens from here on: requests that arrive before `start()` wait in its backlog.
         self._server = _Server(("127.0.0.1", port), _handler_for(self))
         self._thread: threading.Thread | None = None
-
-    # -- life
 
     @property
     def port(self) -> int:
@@ -202,10 +116,7 @@ class EnvelopeSink:
 
     def start(self) -> EnvelopeSink:
         self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            args=(0.02,),
-            name="envelope-sink",
-            daemon=True,
+            target=self._server.serve_forever, args=(0.02,), name="envelope-sink", daemon=True
         )
         self._thread.start()
         return self
@@ -223,7 +134,7 @@ class EnvelopeSink:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    # -- what has arrived
+    # -- queries
 
     @property
     def envelopes(self) -> list[Envelope]:
@@ -231,19 +142,15 @@ class EnvelopeSink:
             return list(self._envelopes)
 
     @property
-    def rejected(self) -> list[Rejected]:
-        """The requests that were not envelopes. A test should find none."""
+    def rejected(self) -> list[str]:
+        """Why requests were answered with an error. A test should find none."""
         with self._changed:
             return list(self._rejected)
 
     def items(self, *types: str) -> list[Item]:
-        """The items of these types, or all, of all envelopes."""
-        return [
-            item
-            for envelope in self.envelopes
-            for item in envelope.items
-            if not types or item.type in types
-        ]
+        """The items of these types, or all."""
+        found = [item for envelope in self.envelopes for item in envelope.items]
+        return [item for item in found if not types or item.type in types]
 
     def transactions(self) -> list[Json]:
         """The transaction events. The stream lifecycle sends none: see `spans()`."""
@@ -255,13 +162,9 @@ class EnvelopeSink:
 
     def spans(self) -> list[Json]:
         """The spans of the stream lifecycle; a request's own one has `is_segment`."""
-        return list(self._batched("span"))
-
-    def segments(self) -> list[Json]:
-        return [span for span in self.spans() if span.get("is_segment")]
-
-    def logs(self) -> list[Json]:
-        return list(self._batched("log"))
+        payloads = [item.json for item in self.items("span")]
+        # Older SDKs send one span an item.
+        return [span for payload in payloads for span in payload.get("items", [payload])]
 
     def sessions(self) -> list[Json]:
         """The payloads of `session` (one each) and `sessions` (aggregated) items."""
@@ -270,45 +173,35 @@ class EnvelopeSink:
     def client_reports(self) -> list[Json]:
         return [item.json for item in self.items("client_report")]
 
-    def _batched(self, type_: str) -> Iterator[Json]:
-        for item in self.items(type_):
-            payload = item.json
-            # One span an item is the older form of the same item type.
-            yield from payload.get("items", [payload])
-
     def describe(self) -> str:
-        """What has arrived, a line an item; the text of `wait_for`'s errors."""
+        """What has arrived, a line an item."""
         lines = [describe(item) for item in self.items()]
-        lines += [f"rejected: {rejected.reason}" for rejected in self.rejected]
+        lines += [f"rejected: {reason}" for reason in self.rejected]
         return "\n".join("  " + line for line in lines) or "  nothing"
 
     def wait_for(
-        self,
-        predicate: Callable[[EnvelopeSink], T],
-        timeout: float = 10.0,
-        what: str = "",
+        self, predicate: Callable[[EnvelopeSink], T], timeout: float = 10.0, what: str = ""
     ) -> T:
-        """Block until `predicate(self)` is truthy and return its value.
+        """Block until `predicate(self)` is truthy, and return its value.
 
-        It is called at once, and again after each arrival. After `timeout` seconds:
-        `TimeoutError`, which names `what` was waited for and lists what did arrive.
+        It is called at once, and after each arrival. After `timeout` seconds: `TimeoutError`, which
+        names `what` was waited for and lists what has arrived.
         """
-        # The condition's lock can be taken twice by one thread, so the predicate can use
-        # every query, and nothing can arrive between its look and the wait.
-        with self._changed:
+        value = None
+
+        def holds() -> bool:
+            nonlocal value
             value = predicate(self)
+            return bool(value)
 
-            def holds() -> bool:
-                nonlocal value
-                value = value or predicate(self)
-                return bool(value)
-
+        # One thread can take the condition's lock twice, so the predicate can use every query.
+        with self._changed:
             if not self._changed.wait_for(holds, timeout):
                 awaited = f" for {what}" if what else ""
                 raise TimeoutError(
                     f"waited {timeout:.1f} s{awaited}; what has arrived:\n{self.describe()}"
                 )
-            return value
+        return value  # type: ignore[return-value]
 
     def clear(self) -> None:
         """Forget what has arrived."""
@@ -316,20 +209,29 @@ class EnvelopeSink:
             self._envelopes.clear()
             self._rejected.clear()
 
-    # -- what arrives
+    # -- arrivals
 
-    def _store(self, envelope: Envelope) -> None:
+    def receive(self, body: bytes, encoding: str) -> Reply:
+        """Take a request's body; what it is answered with."""
+        try:
+            envelope = parse_envelope(decoded(body, encoding))
+        except Exception as error:
+            with self._changed:
+                self._rejected.append(f"{error!r}: {encoding} {body[:200]!r}")
+                self._changed.notify_all()
+            return Reply(400)
         with self._changed:
             self._envelopes.append(envelope)
             self._changed.notify_all()
         if self.on_item is not None:
             for item in envelope.items:
                 self.on_item(item)
-
-    def _reject(self, reason: str, body: bytes) -> None:
-        with self._changed:
-            self._rejected.append(Rejected(reason, body))
-            self._changed.notify_all()
+        if self.on_body is not None:
+            self.on_body(body, encoding)
+        try:
+            return (self.respond and self.respond(envelope)) or Reply(200)
+        except Exception:
+            return Reply(500)
 
 
 class _Server(ThreadingHTTPServer):
@@ -338,93 +240,37 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it looks up the host's name, which may ask a DNS server.
+        # HTTPServer's looks up the host's name, which may ask a DNS server.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in mid-request is no news: nothing is printed here."""
+        """A client that has gone in mid-request is no news."""
 
 
 def _handler_for(sink: EnvelopeSink) -> Callable[..., BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        # HTTP/1.0: one request a connection. A kept connection would outlive the sink,
-        # and would be shared by the processes that a pre-forking server makes.
+        protocol_version = sink.protocol
+        wbufsize = -1  # one packet an answer: a second one would wait for the client's delayed ACK
         timeout = 10  # seconds, for a client that connects and sends nothing
 
         def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if not self.path.split("?")[0].rstrip("/").endswith("/envelope"):
-                sink._reject(f"POST {self.path}: expected /api/1/envelope/", raw)
-                return self._reply(Reply(404))
-            encoding = self.headers.get("Content-Encoding", "")
-            try:
-                body = _decode(raw, encoding)
-                envelope = parse_envelope(body)
-            except _UnknownEncoding as error:
-                sink._reject(str(error), raw)
-                return self._reply(Reply(415))
-            except Malformed as error:
-                sink._reject(str(error), raw)
-                return self._reply(Reply(400, body=json.dumps({"detail": str(error)}).encode()))
-            sink._store(envelope)
-            if sink.on_body is not None:
-                sink.on_body(raw, encoding)
-            reply = None
-            if sink.respond is not None:
-                try:
-                    reply = sink.respond(envelope)
-                except Exception:
-                    reply = Reply(500)
-            self._reply(reply or Reply(200))
-            return None
-
-        def _reply(self, reply: Reply) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            reply = sink.receive(body, self.headers.get("Content-Encoding", ""))
             if not reply.status:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(reply.body)))
+            self.send_header("Content-Length", "2")
             self.end_headers()
-            self.wfile.write(reply.body)
+            self.wfile.write(b"{}")
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing is printed."""
 
     return Handler
-
-
-class _UnknownEncoding(Exception):
-    pass
-
-
-def _decode(body: bytes, encoding: str) -> bytes:
-    try:
-        if encoding in ("", "identity"):
-            return body
-        if encoding == "gzip":
-            return gzip.decompress(body)
-        if encoding == "deflate":
-            return zlib.decompress(body)
-        if encoding == "br":
-            # The SDK compresses with brotli where that module is installed. So it is
-            # here, too, unless the sender runs in another environment.
-            try:
-                import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            except ImportError:
-                raise _UnknownEncoding(
-                    "a brotli envelope, but no module named brotli here: install it, or "
-                    'send gzip (_experiments={"transport_compression_algo": "gzip"})'
-                ) from None
-            return bytes(brotli.decompress(body))
-    except _UnknownEncoding:
-        raise
-    except Exception as error:
-        raise Malformed(f"Content-Encoding is {encoding}, but the body is not ({error})") from None
-    raise _UnknownEncoding(f"Content-Encoding {encoding!r}: expected gzip, deflate, br or none")
 
 
 def attributes(span: Json) -> Json:
@@ -436,68 +282,36 @@ def attributes(span: Json) -> Json:
 
 
 def describe(item: Item) -> str:
-    """One line about an item: what a person wants to know of it first."""
-    if item.type not in _JSON_TYPES:
+    """One line: the item's type, and what a person wants to know of it first."""
+    try:
+        payload = item.json
+    except ValueError:
         return f"{item.type}  {len(item.payload)} bytes"
-    payload = item.json
     trace = (payload.get("contexts") or {}).get("trace") or {}
+    found = [payload.get("transaction"), trace.get("status"), f"trace {trace.get('trace_id')}"]
     if item.type == "transaction":
-        return "  ".join(
-            [
-                f"transaction  {payload.get('transaction')}  {trace.get('status')}",
-                f"{len(payload.get('spans', []))} spans  trace {trace.get('trace_id')}",
-            ]
-        )
-    if item.type == "event":
+        found.append(f"{len(payload.get('spans', []))} spans")
+    elif item.type == "event":
         values = (payload.get("exception") or {}).get("values") or []
-        what = ", ".join(f"{value.get('type')}: {value.get('value')}" for value in values)
-        if not values:
-            what = payload.get("message") or payload.get("logentry", {}).get("message")
-        name, trace_id = payload.get("transaction"), trace.get("trace_id")
-        return f"event  {name}  {what}  trace {trace_id}"
-    if item.type == "span":
-        return "span  " + ", ".join(
-            ("segment " if span.get("is_segment") else "")
-            + f"{span.get('name')} {span.get('status')} (trace {span.get('trace_id')})"
-            for span in payload.get("items", [payload])
-        )
-    return f"{item.type}  {json.dumps(payload, sort_keys=True)[:300]}"
+        found += [f"{value.get('type')}: {value.get('value')}" for value in values]
+        found.append(payload.get("message") or payload.get("logentry"))
+    elif item.type == "span":
+        names = ("is_segment", "name", "status", "trace_id")
+        found = [[span.get(name) for name in names] for span in payload.get("items", [payload])]
+    else:
+        found = [json.dumps(payload, sort_keys=True)[:300]]
+    return "  ".join([item.type, *(str(part) for part in found if part)])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Receive Sentry envelopes on loopback; print one line an item."
-    )
-    parser.add_argument("--port", type=int, default=0, help="default: 0, a free one")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print each item's headers and payload as JSON",
-    )
-    options = parser.parse_args(argv)
-
-    lock = threading.Lock()
-
+def main() -> None:
     def show(item: Item) -> None:
-        line = describe(item)
-        if options.json:
-            payload = item.json if item.type in _JSON_TYPES else repr(item.payload)
-            line = json.dumps({"headers": item.headers, "payload": payload})
-        with lock:
-            print(line, flush=True)
+        print(describe(item), flush=True)
         sink.clear()  # it may run for days
 
-    try:
-        with EnvelopeSink(options.port, on_item=show) as sink:
-            print(sink.dsn, flush=True)
-            threading.Event().wait()
-    except (OSError, OverflowError) as error:
-        print(f"sink: port {options.port}: {error}; try --port 0", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        pass
-    return 0
+    with EnvelopeSink(on_item=show) as sink:
+        print(sink.dsn, flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

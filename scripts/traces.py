@@ -1,8 +1,6 @@
-"""What Sentry has been told about requests, in one form for both trace lifecycles.
+"""What Sentry has received about requests, in one form for both trace lifecycles.
 
-    sink.wait_for(lambda sink: traces(sink))[0].named("a span of the body").duration
-
-Standard library only, Python 3.8 and newer.
+sink.wait_for(lambda sink: traces(sink))[0].named("a span of the body").duration
 """
 
 from __future__ import annotations
@@ -86,44 +84,29 @@ def _of_transaction(event: Json) -> Trace:
     trace = event["contexts"]["trace"]
     headers = (event.get("request") or {}).get("headers") or {}
     return Trace(
-        name=event.get("transaction") or "",
-        op=trace.get("op") or "",
-        span_id=trace["span_id"],
-        parent_span_id=trace.get("parent_span_id"),
-        start=seconds(event["start_timestamp"]),
-        end=seconds(event["timestamp"]),
+        **_span({**event, **trace, "description": event.get("transaction")}),
         trace_id=trace["trace_id"],
         status=trace.get("status") or "",
         # Up to 2.11 the SDK sends no data of a transaction.
         data=event["contexts"].get("http.response.stream") or trace.get("data") or {},
         headers={name.lower(): value for name, value in headers.items()},
         spans=[
-            Span(
-                name=span.get("description") or "",
-                op=span.get("op") or "",
-                span_id=span["span_id"],
-                parent_span_id=span.get("parent_span_id"),
-                start=seconds(span["start_timestamp"]),
-                end=seconds(span["timestamp"]),
-            )
-            for span in event["spans"]
-            if span["trace_id"] == trace["trace_id"]
+            Span(**_span(span)) for span in event["spans"] if span["trace_id"] == trace["trace_id"]
         ],
     )
 
 
 def _of_segment(segment: Json, spans: List[Json]) -> Trace:
     data = attributes(segment)
+    names = [name for name in data if name.startswith(_HEADER)]
     return Trace(
-        **_streamed(segment),
+        **_span(segment),
         trace_id=segment["trace_id"],
         status=segment.get("status") or "",
         data=data,
-        headers={
-            name[len(_HEADER) :]: value for name, value in data.items() if name.startswith(_HEADER)
-        },
+        headers={name[len(_HEADER) :]: data[name] for name in names},
         spans=[
-            Span(**_streamed(span))
+            Span(**_span(span))
             for span in spans
             if not span.get("is_segment")
             and span["trace_id"] == segment["trace_id"]
@@ -132,14 +115,15 @@ def _of_segment(segment: Json, spans: List[Json]) -> Trace:
     )
 
 
-def _streamed(span: Json) -> Json:
+def _span(span: Json) -> Json:
+    """The fields of a `Span`; the two lifecycles name some differently."""
     return {
-        "name": span.get("name") or "",
-        "op": attributes(span).get("sentry.op") or "",
+        "name": span.get("description") or span.get("name") or "",
+        "op": span.get("op") or attributes(span).get("sentry.op") or "",
         "span_id": span["span_id"],
         "parent_span_id": span.get("parent_span_id"),
         "start": seconds(span["start_timestamp"]),
-        "end": seconds(span["end_timestamp"]),
+        "end": seconds(span.get("timestamp") or span["end_timestamp"]),
     }
 
 

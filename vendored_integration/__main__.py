@@ -92,21 +92,22 @@ def _process(inits: list[str], application: tuple[str, Any] | None) -> dict[str,
     from .runtime.stats import stats
 
     client = checks.client()
-    options = client.options if client else {}
     ours = checks.set_up() == "vendored_integration"
-    return {
+    told: dict[str, Any] = {
         "settings": os.environ.get(SETTINGS),
         "application": application and application[0],
-        "WSGI_APPLICATION": checks.setting("WSGI_APPLICATION"),
-        "ASGI_APPLICATION": checks.setting("ASGI_APPLICATION"),
         "inits": inits,
         "integration": checks.set_up(),
         "options": options_of_integration()._asdict() if ours else None,
-        "trace_lifecycle": client and checks.lifecycle(client),
-        "traces_sample_rate": options.get("traces_sample_rate"),
-        "traces_sampler": bool(options.get("traces_sampler")),
         "stats": stats().as_dict(),
     }
+    for name in "WSGI_APPLICATION", "ASGI_APPLICATION":
+        told[name] = checks.setting(name)
+    if client:
+        told["trace_lifecycle"] = checks.lifecycle(client)
+        told["traces_sample_rate"] = client.options["traces_sample_rate"]
+        told["traces_sampler"] = bool(client.options["traces_sampler"])
+    return told
 
 
 def report(wanted: str | None = None) -> dict[str, Any]:
@@ -124,14 +125,13 @@ def report(wanted: str | None = None) -> dict[str, Any]:
             silenced = checks.setting("SILENCED_SYSTEM_CHECKS") or ()
             found = [one for one in checks.findings(inits, application) if one.id not in silenced]
             process = _process(inits, application)
+    installed: dict[str, Any] = {"vendored-integration": None}
+    if provenance:
+        installed["vendored-integration"] = provenance["package"]["version"]
+    installed.update((name, checks.installed(name)) for name in ("sentry-sdk", "Django"))
     problems = [str(finding) for finding in found if finding.level != "info"]
     return {
-        "installed": {
-            "vendored-integration": provenance and provenance["package"]["version"],
-            "sentry-sdk": checks.installed("sentry-sdk"),
-            "Django": checks.installed("Django"),
-            "Python": platform.python_version(),
-        },
+        "installed": {**installed, "Python": platform.python_version()},
         "provenance": provenance,
         "differences": differences,
         "process": process,
@@ -154,43 +154,35 @@ def _lines(found: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def _text(found: dict[str, Any]) -> Iterator[str]:
     """The lines of a report, for people. The last one says whether there is a problem."""
-    findings = [checks.Finding(**finding) for finding in found.pop("findings")]
-    ok, _ = found.pop("ok"), found.pop("problems")
-    yield from _lines(found)
-    for finding in sorted(findings, key=lambda finding: finding.level != "info"):
-        kind = "info" if finding.level == "info" else "problem"
-        yield f"{kind}: {finding} ({finding.id})"
-    if ok and not found["process"]:
+    for name in "installed", "provenance", "differences", "process":
+        yield from _lines({name: found[name]})
+    # Problems come last.
+    for finding in sorted(found["findings"], key=lambda finding: finding["level"] != "info"):
+        kind = "info" if finding["level"] == "info" else "problem"
+        yield f"{kind}: {checks.Finding(**finding)} ({finding['id']})"
+    if found["ok"] and not found["process"]:
         yield "No project was looked at; next: python -m vendored_integration --settings mysite.settings"
-    if ok:
+    if found["ok"]:
         yield "ok"
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m vendored_integration",
+        "python -m vendored_integration",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="for machines, with the same content")
     parser.add_argument(
-        "--settings",
-        metavar="MODULE",
-        help=f"of the Django project to look at, such as mysite.settings; default: ${SETTINGS}",
+        "--settings", metavar="MODULE", help=f"of the project; default: ${SETTINGS}"
     )
-    parser.add_argument(
-        "application",
-        nargs="?",
-        metavar="APPLICATION",
-        help="what the server loads, as it is told: mysite.wsgi, or mysite.asgi:application",
-    )
+    parser.add_argument("application", nargs="?", help="what the server loads: mysite.wsgi:app")
     args = parser.parse_args(argv)
     if args.settings:
         os.environ[SETTINGS] = args.settings
     found = report(args.application)
-    status = 0 if found["ok"] else 1
     print(json.dumps(found, indent=2) if args.json else "\n".join(_text(found)))
-    return status
+    return 0 if found["ok"] else 1
 
 
 if __name__ == "__main__":

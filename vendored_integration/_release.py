@@ -3,14 +3,14 @@
 from sentry_sdk.consts import VERSION as SDK_INSTALLED
 
 try:
-    from ._vendor import REVISION, SENTRY_SDK_RELEASE
+    from ._vendor import SENTRY_SDK_RELEASE, VERSION
 except ImportError as error:
     raise ImportError(
         "vendored_integration has not been built: vendored_integration/_vendor/ is "
         "missing. In the checkout run: pip install . (or pip install -e .)"
     ) from error
 
-__version__ = f"{SENTRY_SDK_RELEASE}.{REVISION}"
+__version__: str = VERSION
 
 
 def check_sdk() -> None:

@@ -15,7 +15,8 @@ class SentryMiddleware(SentryAsgiMiddleware):
 
     For Django, ``DjangoIntegration`` does all of it by itself. For Starlette, FastAPI
     or a plain ASGI application, serve ``application = SentryMiddleware(app)``. The
-    transaction takes its name from ``scope["endpoint"]``, where a framework puts it.
+    transaction takes its name from ``scope["endpoint"]`` (SDK 3: the path of
+    ``scope["route"]``), where a framework puts it.
 
     Takes every argument of :class:`sentry_sdk.integrations.asgi.SentryAsgiMiddleware`
     of the same SDK release, and ``response_timeout`` (seconds), ``max_open_responses``,

@@ -2,10 +2,9 @@
 
     valgrind --tool=callgrind --dump-before=getpgid ... instructions.py JOB
 
-JOB (JSON): system, rate, lifecycle, kind, and works, a list of [path, few, many, rounds].
-A path may end in `@N`: with N responses open, or N deadlines pending; these come in
-ascending order. Prints, as JSON, for each mark-to-mark run which work and how many requests
-it was, and how many traces the exporter was handed.
+JOB (JSON): system, rate, lifecycle, and works, a list of [work, few, many, rounds]. A work is a
+path, or `path@N`: with N responses open, or N deadlines pending. Prints, as JSON, the spans that one
+request of each work makes.
 """
 
 import gc
@@ -13,70 +12,43 @@ import json
 import os
 import sys
 
-from serve import Deadlines, Server, begin
-from systems import exported, install
+from serve import Server
+from systems import exported
 
 job = json.loads(sys.argv[1])
-if job["kind"] == "scheduler":
-    server = Deadlines()
-else:
-    server = Server(install(job["system"], job["rate"], job["lifecycle"], job["kind"]), job["kind"])
-opened = []
-
-
-def mark():
-    os.getpgid(0)
+server = Server(job["system"], job["rate"], job["lifecycle"])
+spans = {}
 
 
 def run(path, count):
-    # What is alive now is never looked at again: the collections that are counted are
-    # those of the garbage that the requests make.
+    # What is alive now is never looked at again: the collections that are counted are those of
+    # the garbage that the requests make.
     gc.collect()
     gc.freeze()
-    before = exported.traces
-    mark()
-    server.requests(path, count)
-    # Some of the work is put off to other threads: it belongs to these requests.
+    os.getpgid(0)  # a mark
+    server.serve(path, count)
+    # Some of the work is left to other threads: it belongs to these requests.
     exported.flush()
-    mark()
-    return exported.traces - before
+    os.getpgid(0)
 
 
-def spans_of(path):
-    """Spans of the trace that one request makes."""
+for work, few, many, rounds in job["works"]:
+    path, _, number = work.partition("@")
+    if path == "deadline":
+        server.hold(0)
+        server.pend(int(number))
+    else:
+        server.hold(int(number or 0))
+    # What is made at a first use, and what is specialised for it (PEP 659).
+    server.serve(path, few)
     exported.flush()
     before = exported.spans
-    server.requests(path, 1)
+    server.serve(path, 1)
     exported.flush()
-    return exported.spans - before
-
-
-def hold(count):
-    """Have so many responses open, or deadlines pending."""
-    if job["kind"] == "scheduler":
-        server.pend(count)
-        return
-    while len(opened) < count:
-        response = begin(server.application, "/stream/2")
-        chunks = iter(response)
-        next(chunks)
-        opened.append((response, chunks))
-
-
-runs = []
-spans = {}
-for work, few, many, rounds in job["works"]:
-    path, _, held = work.partition("@")
-    hold(int(held or 0))
-    # Twice: what is made at a first use, and what is specialised for it (PEP 659).
-    server.requests(path, few)
-    spans[work] = spans_of(path)
+    spans[work] = exported.spans - before
     for _ in range(rounds):
-        for count in (few, many):
-            traces = run(path, count)
-            runs.append({"path": work, "requests": count, "traces": traces})
-server.close()
-print(json.dumps({"runs": runs, "spans": spans}))
-sys.stdout.flush()
+        run(path, few)
+        run(path, many)
+print(json.dumps(spans), flush=True)
 # Nothing of the exit is measured, and threads may hold it up.
 os._exit(0)

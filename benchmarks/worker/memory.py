@@ -1,10 +1,9 @@
-"""Open responses: what each takes, and what is left. Prints JSON lines.
+"""Open responses: what each takes, and what is left of them.
 
-    memory.py SYSTEM RATE N...
+    memory.py SYSTEM RATE N
 
-First the bytes that a request takes while its view is at work, as an average of many.
-Then, for each number of open responses, in ascending order: traced bytes and threads.
-The last line is after all have been closed.
+Prints, as JSON: the bytes that a request takes while its view is at work (an average), traced bytes
+and threads with no response open, with N, and after all have been closed.
 """
 
 import gc
@@ -16,28 +15,25 @@ import tracemalloc
 from queue import SimpleQueue
 
 import project
-from serve import Server, begin, request
-from systems import exported, install
+from serve import Server
+from systems import exported
 
-system, rate = sys.argv[1], float(sys.argv[2])
-numbers = [int(number) for number in sys.argv[3:]]
 AT_WORK = 200
-jobs = SimpleQueue()
-done = SimpleQueue()
+
+system, rate, number = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+jobs, done = SimpleQueue(), SimpleQueue()
 
 
 def work():
     for job in iter(jobs.get, None):
-        job()
-        done.put(None)
+        done.put(job())
 
 
 # Before the system is set up, which may keep something for each thread.
 workers = [threading.Thread(target=work) for _ in range(AT_WORK)]
 for worker in workers:
     worker.start()
-application = install(system, rate)
-opened = []
+server = Server(system, rate)
 
 
 def traced():
@@ -48,10 +44,10 @@ def traced():
 
 
 def at_work():
-    """What the requests take whose views are at work."""
+    """The bytes that the requests take whose views are at work."""
     before = traced()
     for _ in workers:
-        jobs.put(lambda: request(application, "/wait"))
+        jobs.put(lambda: server.request("/wait"))
     for _ in workers:
         project.arrived.acquire()
     during = traced()
@@ -59,54 +55,29 @@ def at_work():
         project.go_on.release()
     for _ in workers:
         done.get()
-    return during - before
+    return (during - before) / AT_WORK
 
 
 def threads():
-    """Of the kernel's, where it says: extensions have some that Python does not know."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
+    """The kernel's: extensions have some that Python does not know."""
+    return len(os.listdir("/proc/self/task"))
 
 
-def report():
-    line = {"open": len(opened), "bytes": traced()}
-    line["threads"] = threads()
-    print(json.dumps(line), flush=True)
-
-
-def open_up_to(count):
-    while len(opened) < count:
-        response = begin(application, "/stream/2")
-        chunks = iter(response)
-        next(chunks)
-        opened.append((response, chunks))
-
-
-def close_all():
-    for response, chunks in opened:
-        for _ in chunks:
-            pass
-        response.close()
-    opened.clear()
-
-
-Server(application, "wsgi").requests("/stream/2", 50)
+server.serve("/stream/2", 50)
 tracemalloc.start()
 # Once before what counts: dictionaries and free lists grow to their size at first.
 at_work()
-print(json.dumps({"at_work": at_work() / AT_WORK}), flush=True)
+found = {"at work": at_work()}
 for _ in workers:
     jobs.put(None)
 for worker in workers:
     worker.join()
-open_up_to(100)
-close_all()
-report()
-for number in numbers:
-    open_up_to(number)
-    report()
-close_all()
-report()
+server.hold(100)
+server.hold(0)
+found["open@0"] = traced()
+server.hold(number)
+found[f"open@{number}"], found[f"threads@{number}"] = traced(), threads()
+server.hold(0)
+found["after"] = traced()
+print(json.dumps(found), flush=True)
 os._exit(0)

@@ -1,6 +1,5 @@
-"""The Django project that is measured: one view a kind of work, no middleware, no database."""
+"""The Django project that is measured: a view for each kind of work, no middleware, no database."""
 
-import os
 import tempfile
 import threading
 
@@ -10,7 +9,13 @@ from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
 CHUNK = b"x"
-FILE_SIZE = 64 * 1024  # bytes
+
+_file = tempfile.NamedTemporaryFile()  # noqa: SIM115 (there as long as the process)
+_file.write(b"x" * 64 * 1024)
+_file.flush()
+
+arrived = threading.Semaphore(0)
+go_on = threading.Semaphore(0)
 
 
 def plain(request):
@@ -34,41 +39,7 @@ def error(request):
 
 
 def file(request):
-    return FileResponse(open(_file_to_send(), "rb"))
-
-
-_path = None
-
-
-def _file_to_send():
-    global _path
-    if _path is None:
-        handle, _path = tempfile.mkstemp(prefix="vendored-integration-benchmark-")
-        os.write(handle, b"x" * FILE_SIZE)
-        os.close(handle)  # it goes with the directory of the benchmark
-    return _path
-
-
-_released = threading.Event()
-
-
-def hold(request):
-    """A stream that is open until /release is requested."""
-
-    def body():
-        yield CHUNK
-        _released.wait()
-
-    return StreamingHttpResponse(body())
-
-
-def release(request):
-    _released.set()
-    return HttpResponse(b"ok")
-
-
-arrived = threading.Semaphore(0)
-go_on = threading.Semaphore(0)
+    return FileResponse(open(_file.name, "rb"))
 
 
 def wait(request):
@@ -79,19 +50,17 @@ def wait(request):
 
 
 urlpatterns = [
-    path("wait", wait),
-    path("hold", hold),
-    path("release", release),
     path("plain", plain),
     path("stream/<int:chunks>", stream),
     path("astream/<int:chunks>", astream),
     path("error", error),
     path("file", file),
+    path("wait", wait),
 ]
 
 
-def settings_only():
-    """Configure; a system is set up after this and before Django, as in a settings file."""
+def configure():
+    """As in a settings file: a system is set up after this, and before Django."""
     settings.configure(
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="project",
@@ -102,17 +71,10 @@ def settings_only():
     )
 
 
-def setup():
-    django.setup()
-
-
-def wsgi():
+def applications():
+    """The WSGI and the ASGI application."""
+    from django.core.handlers.asgi import ASGIHandler
     from django.core.handlers.wsgi import WSGIHandler
 
-    return WSGIHandler()
-
-
-def asgi():
-    from django.core.handlers.asgi import ASGIHandler
-
-    return ASGIHandler()
+    django.setup()
+    return WSGIHandler(), ASGIHandler()

@@ -1,25 +1,23 @@
-"""The systems that are compared: how each is set up, with an exporter that drops.
+"""The systems that are compared, each with an exporter that drops what it gets.
 
-An exporter gets what the system makes by itself, and does nothing with it. So of Sentry's
-SDK the transaction's serialisation is measured, but not JSON, compression and HTTP; of the
-others no encoding, which they leave to the exporter.
+So of Sentry's SDK the transaction's serialisation is measured, but not JSON, compression and HTTP;
+of the others no encoding, which they leave to the exporter.
 """
 
 import logging
+import os
 
 import project
 
 
 class Exported:
-    """What the exporter has been handed."""
+    """What the exporter has received."""
 
-    def __init__(self):
-        #: Requests: transactions, segments, or spans without a parent.
-        self.traces = 0
-        #: All other spans.
-        self.spans = 0
-        #: Have what is still under way handed over.
-        self.flush = lambda: None
+    #: Besides those of requests.
+    spans = 0
+
+    def flush(self):
+        """Have what is still under way exported."""
 
 
 exported = Exported()
@@ -32,58 +30,51 @@ def _sentry(integration, rate, lifecycle):
     class Dropping(Transport):
         def capture_envelope(self, envelope):
             for item in envelope.items:
-                kind = item.headers.get("type")
-                if kind == "transaction":
-                    exported.traces += 1
+                if item.type == "transaction":
                     exported.spans += len(item.payload.json["spans"])
-                elif kind == "span":
+                elif item.type == "span":
                     spans = item.payload.json["items"]
-                    roots = sum(1 for span in spans if span.get("is_segment"))
-                    exported.traces += roots
-                    exported.spans += len(spans) - roots
+                    exported.spans += sum(not span.get("is_segment") for span in spans)
 
         def record_lost_event(self, *args, **kwargs):
             pass
 
-    options = {}
-    if lifecycle == "stream":
-        options["_experiments"] = {"trace_lifecycle": "stream"}
     sentry_sdk.init(
         dsn="http://key@127.0.0.1:9/1",
         transport=Dropping(),
         traces_sample_rate=rate,
-        integrations=[integration()],
-        **options,
+        integrations=[integration],
+        _experiments={"trace_lifecycle": "stream"} if lifecycle == "stream" else {},
     )
     exported.flush = sentry_sdk.flush
 
 
 def bare(rate, lifecycle):
-    pass
+    """Django alone."""
 
 
 def stock(rate, lifecycle):
     from sentry_sdk.integrations.django import DjangoIntegration
 
-    _sentry(DjangoIntegration, rate, lifecycle)
+    _sentry(DjangoIntegration(), rate, lifecycle)
 
 
 def ours(rate, lifecycle):
     from vendored_integration import DjangoIntegration
 
-    _sentry(DjangoIntegration, rate, lifecycle)
+    _sentry(DjangoIntegration(), rate, lifecycle)
 
 
 def ours_close(rate, lifecycle):
     from vendored_integration import DjangoIntegration
 
-    _sentry(lambda: DjangoIntegration(finish_on="close"), rate, lifecycle)
+    _sentry(DjangoIntegration(finish_on="close"), rate, lifecycle)
 
 
 def older(rate, lifecycle):
     from shr_span_recorder import StreamAwareDjangoIntegration
 
-    _sentry(StreamAwareDjangoIntegration, rate, lifecycle)
+    _sentry(StreamAwareDjangoIntegration(), rate, lifecycle)
 
 
 def otel(rate, lifecycle):
@@ -95,11 +86,7 @@ def otel(rate, lifecycle):
 
     class Dropping(SpanExporter):
         def export(self, spans):
-            for span in spans:
-                if span.parent is None:
-                    exported.traces += 1
-                else:
-                    exported.spans += 1
+            exported.spans += sum(span.parent is not None for span in spans)
             return SpanExportResult.SUCCESS
 
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(rate)))
@@ -111,14 +98,12 @@ def otel(rate, lifecycle):
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as Asgi
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as Wsgi
 
-    # Django's instrumentation ends its span when the middleware returns; the stream is
-    # in the span of the server's.
-    return {"wsgi": Wsgi, "asgi": Asgi}
+    # Django's instrumentation ends its span when the middleware returns: the stream is in the
+    # span of the server's.
+    return Wsgi, Asgi
 
 
 def ddtrace(rate, lifecycle):
-    import os
-
     os.environ.update(
         DD_TRACE_SAMPLING_RULES=f'[{{"sample_rate": {rate}}}]',
         DD_TRACE_RATE_LIMIT="-1",
@@ -138,9 +123,8 @@ def ddtrace(rate, lifecycle):
             pass
 
         def write(self, spans=None):
-            # What is not sampled is handed over as well: the agent makes statistics of it.
+            # What is not sampled comes here, too: the agent makes statistics of it.
             if spans and spans[0].context.sampling_priority > 0:
-                exported.traces += 1
                 exported.spans += len(spans) - 1
 
         def flush_queue(self, raise_exc=False):
@@ -152,26 +136,16 @@ def ddtrace(rate, lifecycle):
     from ddtrace.contrib.asgi import TraceMiddleware as Asgi
     from ddtrace.contrib.wsgi import DDWSGIMiddleware as Wsgi
 
-    return {"wsgi": Wsgi, "asgi": Asgi}
+    return Wsgi, Asgi
 
 
-SYSTEMS = {
-    "bare": bare,
-    "stock": stock,
-    "ours": ours,
-    "ours-close": ours_close,
-    "older": older,
-    "otel": otel,
-    "ddtrace": ddtrace,
-}
-
-
-def install(name, rate, lifecycle="static", kind="wsgi"):
-    """Set Django and the system up; the WSGI or ASGI application."""
-    # Django logs each error to stderr otherwise, in any system.
+def install(name, rate, lifecycle="static"):
+    """Set the system and Django up; the WSGI and the ASGI application."""
+    # Otherwise Django logs each error to stderr.
     logging.getLogger().addHandler(logging.NullHandler())
-    project.settings_only()
-    wrap = SYSTEMS[name](rate, lifecycle)
-    project.setup()
-    application = getattr(project, kind)()
-    return wrap[kind](application) if wrap else application
+    project.configure()
+    middlewares = globals()[name](rate, lifecycle)
+    found = project.applications()
+    if middlewares:
+        return [wrap(application) for wrap, application in zip(middlewares, found)]
+    return found

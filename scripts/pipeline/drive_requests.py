@@ -4,10 +4,10 @@
 package that was built.
 """
 
-import contextlib
+import faulthandler
 import logging
 import sys
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List
 from wsgiref.util import setup_testing_defaults
 
 import django
@@ -16,11 +16,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 
 settings.configure(
-    ALLOWED_HOSTS=["*"],
-    LOGGING_CONFIG=None,
-    ROOT_URLCONF=__name__,
-    SECRET_KEY="drive",
-    USE_TZ=True,
+    ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None, ROOT_URLCONF=__name__, SECRET_KEY="drive", USE_TZ=True
 )
 django.setup()
 logging.getLogger().addHandler(logging.NullHandler())
@@ -33,28 +29,33 @@ import vendored_integration._vendor.django  # noqa: E402
 from vendored_integration import DjangoIntegration  # noqa: E402
 from vendored_integration.wsgi import SentryWsgiMiddleware  # noqa: E402
 
-HOST = "http://127.0.0.1"
 BODY = b"one two"
 
-_lifecycle = ""
+# What is to come of each request: what the server gets, for each transaction the number
+# of spans that the body has made, and for each error event the URL of its request.
+# None: whatever it is (the SDK's releases differ).
+REQUESTS: "Dict[str, List[Any]]" = {
+    "GET /plain": [BODY, [0], []],
+    "GET /stream": [BODY, [1], []],
+    "OPTIONS /plain": [BODY, None, []],
+    "GET /fail": [None, [0], ["http://127.0.0.1/fail"]],
+    "GET /broken": ["ValueError", [1], ["http://127.0.0.1/broken"]],
+}
 
 
-def start_span() -> Any:
-    if _lifecycle == "stream":
-        return sentry_sdk.traces.start_span(name="body")
-    return sentry_sdk.start_span(op="body")
+lifecycles = ["static"] if hasattr(sentry_sdk, "start_transaction") else []
+if not lifecycles or hasattr(vendored_integration._vendor.django, "has_span_streaming_enabled"):
+    lifecycles.append("stream")
+lifecycle = lifecycles[0]
 
 
-def body(fails: bool) -> Iterator[bytes]:
+def body(request: Any) -> Iterator[bytes]:
     yield b"one "
-    with start_span():
+    is_new = lifecycle == "stream"
+    with sentry_sdk.traces.start_span(name="body") if is_new else sentry_sdk.start_span(op="body"):
         yield b"two"
-    if fails:
+    if request.path == "/broken":
         raise ValueError("in the body")
-
-
-def plain(request: Any) -> HttpResponse:
-    return HttpResponse(BODY)
 
 
 def fail(request: Any) -> HttpResponse:
@@ -62,10 +63,10 @@ def fail(request: Any) -> HttpResponse:
 
 
 urlpatterns = [
-    path("plain", plain),
+    path("plain", lambda request: HttpResponse(BODY)),
     path("fail", fail),
-    path("stream", lambda request: StreamingHttpResponse(body(fails=False))),
-    path("broken", lambda request: StreamingHttpResponse(body(fails=True))),
+    path("stream", lambda request: StreamingHttpResponse(body(request))),
+    path("broken", lambda request: StreamingHttpResponse(body(request))),
 ]
 
 
@@ -74,92 +75,61 @@ class Received(Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.items: List[Tuple[str, Dict[str, Any]]] = []
+        self.items: "List[Any]" = []
 
     def capture_envelope(self, envelope: Any) -> None:
         self.items += [(item.type, item.payload.json) for item in envelope.items]
 
-    def requests(self) -> List[List[str]]:
-        """For each request that was traced, the names of the spans below its own."""
-        sentry_sdk.flush()
-        found = [p["spans"] for kind, p in self.items if kind == "transaction"]
-        spans = [s for kind, p in self.items if kind == "span" for s in p["items"]]
-        for root in (s for s in spans if s["is_segment"]):
-            trace = [s for s in spans if s["trace_id"] == root["trace_id"]]
-            found.append([s for s in trace if not s["is_segment"]])
-        return [[span.get("name") or span.get("op", "") for span in spans] for spans in found]
+    def spans(self) -> "List[int]":
+        """For each request that was traced, how many spans its body has made."""
+        traces = [payload["spans"] for kind, payload in self.items if kind == "transaction"]
+        spans = [s for kind, payload in self.items if kind == "span" for s in payload["items"]]
+        for root in (span for span in spans if span["is_segment"]):
+            traces.append([span for span in spans if span["trace_id"] == root["trace_id"]])
+        return [[s.get("name") or s.get("op") for s in trace].count("body") for trace in traces]
 
-    def errors(self) -> List[str]:
-        """For each error event, the URL of its request."""
-        events = [p for kind, p in self.items if kind == "event"]
+    def errors(self) -> "List[str]":
+        events = [payload for kind, payload in self.items if kind == "event"]
         return [event.get("request", {}).get("url", "no request") for event in events]
 
 
-def call(application: Any, url: str, method: str = "GET") -> bytes:
+def serve(application: Any, request: str) -> Any:
     """Do what a WSGI server does; an error of the body is the server's."""
-    environ: Dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": url}
+    method, _, url = request.partition(" ")
+    environ: "Dict[str, Any]" = {"REQUEST_METHOD": method, "PATH_INFO": url}
     setup_testing_defaults(environ)
     response = application(environ, lambda status, headers, exc_info=None: None)
     try:
         return b"".join(response)
+    except ValueError as error:
+        return type(error).__name__
     finally:
-        if hasattr(response, "close"):
-            response.close()
+        getattr(response, "close", lambda: None)()
 
 
-def expect(what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        sys.exit(f"{what}: expected {expected!r}, found {found!r}")
-
-
-def without_init() -> None:
-    application = SentryWsgiMiddleware(get_wsgi_application())
-    for url in "/plain", "/stream":
-        expect(f"{url} without init()", call(application, url), BODY)
-
-
-def with_init(lifecycle: str) -> None:
-    global _lifecycle
-    _lifecycle = lifecycle
-    received = Received()
-    sentry_sdk.init(
-        dsn="http://public@127.0.0.1:9/1",
-        transport=received,
-        traces_sample_rate=1.0,
-        integrations=[DjangoIntegration()],
-        _experiments={"trace_lifecycle": lifecycle},  # type: ignore[typeddict-item]
-    )
-    application = get_wsgi_application()
-
-    def serve(url: str, method: str = "GET") -> "Tuple[str, bytes]":
-        sentry_sdk.flush()
-        received.items.clear()
-        return f"{method} {url}, {lifecycle} lifecycle", call(application, url, method)
-
-    what, body = serve("/plain")
-    expect(what, (body, len(received.requests()), received.errors()), (BODY, 1, []))
-
-    what, body = serve("/stream")
-    spans = [spans.count("body") for spans in received.requests()]
-    expect(f"{what}: spans of the body", (body, spans, received.errors()), (BODY, [1], []))
-
-    what, body = serve("/plain", "OPTIONS")
-    expect(what, (body, received.errors()), (BODY, []))
-
-    serve("/fail")
-    expect(f"error of a view, {lifecycle} lifecycle", received.errors(), [f"{HOST}/fail"])
-
-    what = f"error of a body, {lifecycle} lifecycle"
-    with contextlib.suppress(ValueError):
-        serve("/broken")
-        expect(what, "no error for the server", "ValueError")
-    expect(what, (len(received.requests()), received.errors()), (1, [f"{HOST}/broken"]))
+def expect(what: str, expected: "List[Any]", found: "List[Any]") -> None:
+    if any(one is not None and one != other for one, other in zip(expected, found)):
+        sys.exit(f"{what}: expected {expected}, found {found}")
 
 
 if __name__ == "__main__":
-    without_init()
-    lifecycles = ["static"] if hasattr(sentry_sdk, "start_transaction") else []
-    if not lifecycles or hasattr(vendored_integration._vendor.django, "has_span_streaming_enabled"):
-        lifecycles.append("stream")
+    faulthandler.dump_traceback_later(120, exit=True)  # seconds; it takes two
+    application: Any = SentryWsgiMiddleware(get_wsgi_application())
+    for request in "GET /plain", "GET /stream":
+        expect(f"{request} without init()", [BODY], [serve(application, request)])
     for lifecycle in lifecycles:
-        with_init(lifecycle)
+        received = Received()
+        sentry_sdk.init(
+            dsn="http://public@127.0.0.1:9/1",
+            transport=received,
+            traces_sample_rate=1.0,
+            integrations=[DjangoIntegration()],
+            _experiments={"trace_lifecycle": lifecycle},  # type: ignore[typeddict-item]
+        )
+        application = get_wsgi_application()
+        for request, expected in REQUESTS.items():
+            received.items.clear()
+            answer = serve(application, request)
+            sentry_sdk.flush()
+            found = [answer, received.spans(), received.errors()]
+            expect(f"{request}, {lifecycle} lifecycle", expected, found)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Mapping
 
 from . import patch, releases, sbom, upstream
-from .releases import Lock, compare, hashes, supported
-from .upstream import Upstream
+from .releases import Lock, compare, dump, hashes
+from .upstream import LICENSE_ID, Upstream
 
 FORMAT = 1
-STATEMENT = "provenance.json"
 
 _PACKAGE = '''\
 """Generated from sentry-sdk {release} by scripts/vendor.py, do not edit.
@@ -21,23 +20,23 @@ Mirrors sentry_sdk/integrations/: wsgi.py and django/, patched.
 """
 
 SENTRY_SDK_RELEASE = "{release}"
-REVISION = {revision}
+VERSION = "{version}"
 '''
 
 
 def vendor(source: Upstream) -> dict[str, bytes]:
     """Patch the release's files; every step is checked against the lock."""
-    lock = supported()[source.release]
+    lock = releases.supported()[source.release]
     upstream.check(source, lock)
-    texts = patch.apply(lock.read_patches(), patch.rewrite_imports(source.files))
-    files = patch.finish(texts)
+    files = patch.finish(patch.apply(lock.patches, patch.rewrite_imports(source.files)))
     compare(
         f"the patched files are not those in patches/{lock.directory}",
         {name: file["vendored"] for name, file in lock.files.items()},
         hashes(files),
         "if scripts/pipeline has changed: python3 scripts/vendor.py port --all",
     )
-    return {**files, **generated(source.release), STATEMENT: dump(statement(source.release, lock))}
+    stated = dump(statement(source.release, lock))
+    return {**files, **generated(source.release), "provenance.json": stated}
 
 
 def vendor_installed(release: str, directory: Path) -> None:
@@ -45,22 +44,15 @@ def vendor_installed(release: str, directory: Path) -> None:
     write(vendor(upstream.read_installed(release)), directory)
 
 
-def license_installed(release: str) -> bytes:
-    """The installed SDK's licence, checked against the lock."""
-    source = upstream.read_installed(release)
-    upstream.check(source, supported()[release])
-    return source.license
-
-
 def sbom_text(release: str) -> bytes:
     """What the wheel carries, as an SBOM."""
-    lock = supported()[release]
-    return dump(sbom.document(statement(release, lock), lock.read_patches()))
+    lock = releases.supported()[release]
+    return dump(sbom.document(statement(release, lock), lock.patches))
 
 
 def generated(release: str) -> dict[str, bytes]:
     """The files of _vendor/ that upstream has no part in."""
-    text = _PACKAGE.format(release=release, revision=releases.REVISION)
+    text = _PACKAGE.format(release=release, version=releases.version(release))
     return {"__init__.py": text.encode("utf-8")}
 
 
@@ -69,58 +61,34 @@ def statement(release: str, lock: Lock) -> dict[str, Any]:
 
     It goes into the package, where `python -m vendored_integration` reads it.
     """
-    wheel = lock.releases[release]
+    version, wheel = releases.version(release), lock.releases[release]
     own = {name: {"vendored": found} for name, found in hashes(generated(release)).items()}
     return {
         "format": FORMAT,
-        "package": {
-            "name": "vendored-integration",
-            "version": releases.version(release),
-            "license": upstream.LICENSE_ID,
-        },
+        "package": {"name": "vendored-integration", "version": version, "license": LICENSE_ID},
         "upstream": {
             "name": "sentry-sdk",
             "version": release,
             "wheel": wheel["wheel"],
             "sha256": wheel["sha256"],
-            "license": upstream.LICENSE_ID,
+            "license": LICENSE_ID,
             "license_sha256": wheel["license"],
         },
         "directory": f"patches/{lock.directory}",
-        "patches": lock.patches,
+        "patches": lock.stated(),
         "files": {**lock.files, **own},
     }
 
 
-def dump(content: Mapping[str, Any]) -> bytes:
-    """The one text that says this: same input, same bytes."""
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode("utf-8")
-
-
 def write(files: Mapping[str, bytes], directory: Path) -> None:
-    """Make the directory hold exactly these files, all of them or nothing."""
+    """Make the directory hold exactly these files; no half of them is ever there."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    # On the same file system, or the renames would be copies.
+    # On the same file system, or the rename would be a copy.
     with tempfile.TemporaryDirectory(prefix=".vendor-", dir=directory.parent) as name:
-        new, old = Path(name, "new"), Path(name, "old")
+        new = Path(name, "new")
         for path, data in files.items():
             target = new / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        if directory.exists():
-            directory.rename(old)
-        try:
-            new.rename(directory)
-        except OSError:
-            if old.exists():
-                old.rename(directory)
-            raise
-
-
-def read(directory: Path) -> dict[str, bytes]:
-    """The files of the directory, without what running them leaves there."""
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.parent.name != "__pycache__"
-    }
+        shutil.rmtree(directory, ignore_errors=True)
+        new.rename(directory)

@@ -2,17 +2,17 @@
 
 The patches of a release all apply to upstream's files as they are, so their line
 numbers are upstream's. They have no context lines: the lock says by hash what they
-apply to. They apply exactly or not at all.
+apply to, and what has to come out.
 """
 
 from __future__ import annotations
 
+import difflib
 import io
 import re
-from difflib import SequenceMatcher
-from typing import Iterable, Mapping, NamedTuple
+from typing import Mapping
 
-from .errors import DamagedError, RefusedError
+from .errors import DamagedError
 
 # Only the beginning of the line changes: no line is added or removed.
 _IMPORTS = re.compile(r"(?m)(^ *from |`)sentry_sdk\.integrations\.(django|wsgi|asgi)\b")
@@ -31,15 +31,7 @@ _TAIL = """
 __name__ = "sentry_sdk." + __name__
 """
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@\n")
-
-
-class Hunk(NamedTuple):
-    """From line `start`, counted from 0, the old lines become the new ones."""
-
-    start: int
-    old: list[str]
-    new: list[str]
+_HUNK = re.compile(r"(?m)^@@ -(\d+)(?:,\d+)? \+[\d,]+ @@\n((?:-.*\n)*)((?:\+.*\n)*)")
 
 
 def lines(text: str) -> list[str]:
@@ -60,67 +52,37 @@ def finish(texts: Mapping[str, str]) -> dict[str, bytes]:
     return {name: (text + _TAIL).encode("utf-8") for name, text in texts.items()}
 
 
-def render(header: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
+def render(header: str, before: Mapping[str, str], after: Mapping[str, str]) -> bytes:
     """The one way to write a patch: header, empty line, diff without context."""
     text = [f"{header}\n\n"]
-    for name in sorted(name for name in before if before[name] != after[name]):
-        text.append(f"--- a/{name}\n+++ b/{name}\n")
+    for name in sorted(before):
         sides = lines(before[name]), lines(after[name])
-        for tag, i, j, k, m in SequenceMatcher(None, *sides, autojunk=False).get_opcodes():
-            if tag != "equal":
-                old, new = sides[0][i:j], sides[1][k:m]
-                text.append(f"@@ -{_range(i, old)} +{_range(k, new)} @@\n")
-                text += [f"-{line}" for line in old] + [f"+{line}" for line in new]
-    return "".join(text)
+        text += difflib.unified_diff(*sides, f"a/{name}", f"b/{name}", n=0)
+    return "".join(text).encode("utf-8")
 
 
-def _range(start: int, part: list[str]) -> str:
-    if len(part) == 1:
-        return str(start + 1)
-    # An empty range is named by the line before it.
-    return f"{start + 1 if part else start},{len(part)}"
-
-
-def apply(patches: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, str]:
+def apply(patches: Mapping[str, bytes], texts: Mapping[str, str]) -> dict[str, str]:
     """Return the texts with all the patches applied.
 
-    :param patches: each patch's text by its name.
-    :raises RefusedError: two patches change the same line.
-    :raises DamagedError: a patch is none, or does not apply exactly.
+    :param patches: each patch by its name.
+    :raises DamagedError: one does not apply exactly, or two change the same line.
     """
+    hunks = []
+    for patch, data in patches.items():
+        for part in re.split("(?m)^--- a/", data.decode("utf-8"))[1:]:
+            file = part[: part.index("\n")]
+            for match in _HUNK.finditer(part):
+                old, new = ([line[1:] for line in lines(match[side])] for side in (2, 3))
+                # An empty range is named by the line before it.
+                start = int(match[1]) - (1 if old else 0)
+                hunks.append((start, bool(old), file, patch, old, new))
     result = {name: lines(text) for name, text in texts.items()}
-    found = [(hunk, file, name) for name in patches for file, hunk in _parse(name, patches[name])]
-    end: dict[str, int] = {}
     # From the last to the first, so that a hunk's line number holds.
-    for hunk, file, name in sorted(found, key=lambda item: item[0].start, reverse=True):
-        stop = hunk.start + len(hunk.old)
-        if stop > end.get(file, stop):
-            raise RefusedError(f"{name}: line {stop} of {file} is changed by two patches")
-        if file not in result or result[file][hunk.start : stop] != hunk.old:
-            raise _damaged(name, f"does not apply to {file} at line {hunk.start + 1}")
-        end[file] = hunk.start
-        result[file][hunk.start : stop] = hunk.new
+    for start, _, file, patch, old, new in sorted(hunks, reverse=True):
+        if file not in result or result[file][start : start + len(old)] != old:
+            raise DamagedError(
+                f"{patch}: does not apply to {file} at line {start + 1}",
+                next="git checkout -- patches   (two edits cannot change the same line)",
+            )
+        result[file][start : start + len(old)] = new
     return {name: "".join(text) for name, text in result.items()}
-
-
-def _parse(name: str, text: str) -> Iterable[tuple[str, Hunk]]:
-    left = lines(text[text.find("--- a/") :])[::-1]
-    file = ""
-    while left:
-        line = left.pop()
-        match = _HUNK.fullmatch(line)
-        if line.startswith("--- a/") and left:
-            file = left.pop()[len("+++ b/") : -1]
-        elif match and file:
-            old, new = (int(match[n]) if match[n] else 1 for n in (2, 3))
-            body = [left.pop() for _ in range(min(old + new, len(left)))]
-            if [line[0] for line in body] != ["-"] * old + ["+"] * new:
-                raise _damaged(name, f"the lines below {line.strip()} are not those it counts")
-            start = int(match[1]) - (1 if old else 0)
-            yield file, Hunk(start, [s[1:] for s in body[:old]], [s[1:] for s in body[old:]])
-        else:
-            raise _damaged(name, f"not a line of a diff: {line.strip()}")
-
-
-def _damaged(name: str, problem: str) -> DamagedError:
-    return DamagedError(f"{name}: {problem}", next="git checkout -- patches")

@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-from packaging.version import Version
-
-from . import edits, package, patch, releases, upstream
+from . import edits, package, patch, upstream
 from .drive import drive
 from .errors import PipelineError
-from .releases import LOCK, PATCHES, Lock, hashes, sha256
+from .releases import PATCHES, Lock, hashes, is_pre, numbers, order, sha256
 from .upstream import Upstream
 from .verify import check_files, verify
 
 
-@dataclass(frozen=True)
-class Port:
-    """One release: what its lock says of it, and its patches."""
-
-    lock: Lock
-    """Of this release alone."""
-    patches: dict[str, str]
-
-    @property
-    def release(self) -> str:
-        return self.lock.directory
-
-
-def make(source: Upstream, driven: bool) -> Port:
+def make(source: Upstream, driven: bool) -> Lock:
     """Edit the release's files, and look at what comes out.
 
     :param driven: also run it.
     :raises RefusedError: an edit, `verify` or `drive` says why.
     """
-    upstream.check_license(source)
     check_files(source)
-    patches, vendored = _edited(tuple(sorted(source.files.items())))
-    verify(source, {name: data.decode("utf-8") for name, data in vendored.items()})
+    texts = patch.rewrite_imports(source.files)
+    patches = edits.generate(texts)
+    edited = patch.apply(patches, texts)
+    verify(source, edited)
+    vendored = patch.finish(edited)
     if driven:
         drive(source, {**vendored, **package.generated(source.release)})
     assert source.wheel
@@ -51,105 +35,89 @@ def make(source: Upstream, driven: bool) -> Port:
         "license": sha256(source.license),
     }
     before, after = hashes(source.files), hashes(vendored)
-    lock = Lock(
-        {source.release: wheel},
-        [{"name": name, "sha256": sha256(text.encode())} for name, text in patches.items()],
-        {name: {"upstream": before[name], "vendored": after[name]} for name in source.files},
-    )
-    return Port(lock, patches)
-
-
-@lru_cache(maxsize=8)
-def _edited(files: tuple[tuple[str, bytes], ...]) -> tuple[dict[str, str], dict[str, bytes]]:
-    texts = patch.rewrite_imports(dict(files))
-    patches = edits.generate(texts)
-    return patches, patch.finish(patch.apply(patches, texts))
+    files = {name: {"upstream": before[name], "vendored": after[name]} for name in before}
+    return Lock({source.release: wheel}, files, patches)
 
 
 def make_all(
-    names: Iterable[str], locks: Mapping[str, Lock], driven: bool, find_links: str | None = None
-) -> Iterator[tuple[str, Port | PipelineError]]:
-    """Each release's port, or the reason that there is none.
+    names: Iterable[str], known: Mapping[str, Lock], driven: bool
+) -> tuple[dict[str, Lock], list[PipelineError]]:
+    """Make each release's lock, of itself alone, or find why there is none; print either.
 
-    :param locks: of the releases whose wheels are known.
+    :param known: the locks that there are, with the hashes of these releases' wheels.
     """
 
-    def work(name: str) -> Port | PipelineError:
+    def work(name: str) -> Lock | PipelineError:
         try:
-            wheel = upstream.fetch(name, locks.get(name), find_links)
-            return make(upstream.read_wheel(name, wheel), driven)
+            return make(upstream.fetch(name, known.get(name)), driven)
         except PipelineError as error:
             return error
 
+    ports: dict[str, Lock] = {}
+    errors = []
     # Most of the time is spent in other processes: pip's, and those that are driven.
     with ThreadPoolExecutor(4) as pool:
-        futures = [(name, pool.submit(work, name)) for name in names]
-        yield from ((name, future.result()) for name, future in futures)
+        futures = {name: pool.submit(work, name) for name in names}
+        for name, future in futures.items():
+            found = future.result()
+            if isinstance(found, PipelineError):
+                errors.append(found)
+                print(f"sentry-sdk {name}: refused\n{found}", flush=True)
+            else:
+                ports[name] = found
+                print("\n".join(_compared(name, {**known, **ports})), flush=True)
+    return ports, errors
 
 
-def committed(locks: Iterable[Lock]) -> dict[str, Port]:
-    """What patches/ has for each release."""
-    found = {}
-    for lock in locks:
-        patches = lock.read_patches()
-        for release, wheel in lock.releases.items():
-            found[release] = Port(Lock({release: wheel}, lock.patches, lock.files), patches)
-    return found
+def arrange(ports: Mapping[str, Lock]) -> dict[str, dict[str, bytes]]:
+    """The directories, and the files in them, for these releases.
 
+    Releases that follow each other and have the same files, before and after, share one;
+    a pre-release shares none with a final release, so that it can be removed again.
 
-def arrange(ports: Mapping[str, Port]) -> dict[str, dict[str, bytes]]:
-    """The directories, and the files in them, that these ports make.
-
-    Releases that follow each other and have the same files, before and after, share one.
+    :param ports: release -> a lock that has it; what else it has is left out.
     """
-    groups: list[list[Port]] = []
-    for _, port in sorted(ports.items(), key=lambda item: Version(item[0])):
-        if groups and groups[-1][0].lock.files == port.lock.files:
-            groups[-1].append(port)
+    found: list[Lock] = []
+    for release in sorted(ports, key=order):
+        port = ports[release]
+        wheel = {release: port.releases[release]}
+        last = found[-1] if found else None
+        if last and last.files == port.files and is_pre(last.directory) == is_pre(release):
+            last.releases.update(wheel)
         else:
-            groups.append([port])
-    directories = {}
-    for group in groups:
-        served = {name: wheel for port in group for name, wheel in port.lock.releases.items()}
-        lock = Lock(served, group[0].lock.patches, group[0].lock.files)
-        patches = {name: text.encode() for name, text in group[0].patches.items()}
-        directories[lock.directory] = {LOCK: lock.dump(), **patches}
-    return directories
+            found.append(Lock(wheel, port.files, port.patches))
+    return {lock.directory: lock.dump() for lock in found}
 
 
-def differing(directories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Path]:
-    """The files of patches/ that are not those, are missing or are extra."""
-    for directory in sorted({*directories, *(path.name for path in releases.directories())}):
-        wanted, found = directories.get(directory, {}), package.read(PATCHES / directory)
-        for name in sorted({*wanted, *found}):
-            if wanted.get(name) != found.get(name):
-                yield PATCHES / directory / name
+def differing(directories: Mapping[str, Mapping[str, bytes]]) -> list[str]:
+    """The names of those in patches/ that are not these, are missing or are extra."""
+    present = {
+        directory.name: {path.name: path.read_bytes() for path in directory.iterdir()}
+        for directory in PATCHES.glob("[0-9]*")
+    }
+    names = sorted({*directories, *present})
+    return [name for name in names if directories.get(name) != present.get(name)]
 
 
-def write(directories: Mapping[str, Mapping[str, bytes]]) -> list[str]:
-    """Make patches/ hold these directories, and no other; return what has changed."""
-    present = {path.name for path in PATCHES.glob("[0-9]*")}
-    changed = []
-    for name, files in directories.items():
-        if package.read(PATCHES / name) != files:
-            package.write(files, PATCHES / name)
-            changed.append(f"patches/{name}: written")
-    for name in sorted(present - {*directories}):
-        shutil.rmtree(PATCHES / name)
-        changed.append(f"patches/{name}: removed")
-    return changed
+def write(directories: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
+    """Make patches/ hold these directories, and no other; say what has changed."""
+    for name in differing(directories):
+        if name in directories:
+            package.write(directories[name], PATCHES / name)
+        else:
+            shutil.rmtree(PATCHES / name)
+        yield f"patches/{name}: {'written' if name in directories else 'removed'}"
 
 
-def compared(port: Port, ports: Mapping[str, Port]) -> list[str]:
+def _compared(release: str, ports: Mapping[str, Lock]) -> list[str]:
     """Which vendored files differ from the nearest earlier release's, a line for each."""
-    earlier = [name for name in ports if Version(name) < Version(port.release)]
+    earlier = [name for name in ports if numbers(name) < numbers(release)]
     if not earlier:
-        return [f"sentry-sdk {port.release}: the oldest"]
-    nearest = max(earlier, key=Version)
-    before, after = ports[nearest].lock.upstream, port.lock.upstream
-    lines = [f"sentry-sdk {port.release}, since {nearest}:"]
-    for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            what = "added" if name not in before else "changed" if name in after else "removed"
-            lines.append(f"  {name}: {what}")
+        return [f"sentry-sdk {release}: the oldest"]
+    nearest = max(earlier, key=numbers)
+    before, after = ports[nearest].upstream, ports[release].upstream
+    lines = [f"sentry-sdk {release}, since {nearest}:"]
+    for name in sorted({name for name, _ in before.items() ^ after.items()}):
+        what = "added" if name not in before else "changed" if name in after else "removed"
+        lines.append(f"  {name}: {what}")
     return lines if len(lines) > 1 else [f"{lines[0]} same sources"]

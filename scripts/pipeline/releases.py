@@ -1,6 +1,7 @@
-"""Which SDK releases there are patches for, and which one is meant.
+"""Which SDK releases there are patches for, and which one is meant. Standard library only.
 
-`patches/<release>/lock.json` has the hash of everything that goes into a directory, and
+A directory of patches/ serves one release, or several whose vendored files are the same.
+It holds the patches, and `lock.json` with the hash of everything that goes into it and
 comes out of it:
 
     format     of this file
@@ -15,12 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any, Mapping
-
-from packaging.version import InvalidVersion, Version
+from typing import Any, Iterable, Mapping
 
 from .errors import DamagedError, PipelineError
 
@@ -29,7 +29,7 @@ from .errors import DamagedError, PipelineError
 REVISION = 1
 
 # Before 2.0.0 the SDK had no isolation scopes, which the runtime is built upon.
-OLDEST = Version("2.0.0")
+OLDEST = "2.0.0"
 
 DJANGO = "Django>=3.2,<6.2"
 
@@ -39,71 +39,77 @@ PATCHES = ROOT / "patches"
 FORMAT = 1
 LOCK = "lock.json"
 VARIABLE = "SENTRY_SDK_VERSION"
+RELEASE = re.compile(r"(\d+\.\d+\.\d+)(a|b|rc)?(\d*)")
+
+
+def numbers(release: str) -> tuple[Any, ...]:
+    """To sort by: 2.9.0, 2.10.0a2, 2.10.0rc1, 2.10.0."""
+    [(number, kind, count)] = RELEASE.findall(release)
+    return (*map(int, number.split(".")), kind or "release", int(count or 0))
+
+
+def is_pre(release: str) -> bool:
+    return not release.replace(".", "").isdigit()
+
+
+def order(release: str) -> tuple[Any, ...]:
+    """To list by: the final releases, then the pre-releases."""
+    return (is_pre(release), *numbers(release))
 
 
 @dataclass(frozen=True)
 class Lock:
-    """What is known of the releases that one directory of patches/ serves."""
+    """One directory of patches/."""
 
     releases: dict[str, dict[str, str]]
     """Release -> wheel (file name), sha256 (of it), license (sha256)."""
-    patches: list[dict[str, str]]
-    """Each patch's name and sha256."""
     files: dict[str, dict[str, str]]
     """Path below integrations/ -> upstream, vendored (sha256)."""
+    patches: dict[str, bytes]
 
     @property
     def directory(self) -> str:
         """Its name: the first release that it serves."""
-        return min(self.releases, key=Version)
+        return min(self.releases, key=numbers)
 
     @property
     def upstream(self) -> dict[str, str]:
         return {name: file["upstream"] for name, file in self.files.items()}
 
-    def dump(self) -> bytes:
-        """The one text that says this; never depends on the order of insertion."""
-        content: dict[str, Any] = {"format": FORMAT, **vars(self)}
+    def stated(self) -> list[dict[str, str]]:
+        """Each patch's name and sha256."""
+        return [{"name": n, "sha256": sha} for n, sha in sorted(hashes(self.patches).items())]
+
+    def dump(self) -> dict[str, bytes]:
+        """The directory's files; they never depend on the order of insertion."""
+        content: dict[str, Any] = {"format": FORMAT, "patches": self.stated()}
+        content.update(releases=self.releases, files=self.files)
         content["digest"] = sha256(json.dumps(content, sort_keys=True).encode())
-        return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-    def read_patches(self) -> dict[str, str]:
-        """The patches' texts, which are those of the lock.
-
-        :raises DamagedError: one is missing or differs.
-        """
-        paths = sorted((PATCHES / self.directory).glob("*.patch"))
-        found = {path.name: path.read_bytes() for path in paths}
-        compare(
-            f"the patches of patches/{self.directory} are not those in its {LOCK}",
-            {patch["name"]: patch["sha256"] for patch in self.patches},
-            hashes(found),
-            f"git checkout -- patches/{self.directory}   (an edit is changed in "
-            "scripts/pipeline/edits, see patches/README.md)",
-        )
-        return {name: data.decode("utf-8") for name, data in found.items()}
+        return {LOCK: dump(content), **self.patches}
 
 
 def load(directory: Path) -> Lock:
-    """Read a directory's lock.
+    """Read a directory.
 
-    :raises DamagedError: there is none, or it is not as vendor.py writes it.
+    :raises DamagedError: its lock or a patch is missing, or not as vendor.py writes it.
     """
+    patches = {path.name: path.read_bytes() for path in sorted(directory.glob("*.patch"))}
+    changed: list[str] = []
     try:
         text = (directory / LOCK).read_bytes()
         content = json.loads(text)
-        lock = Lock(content["releases"], content["patches"], content["files"])
-        intact = text == lock.dump() and lock.directory == directory.name
-    except (OSError, ValueError, LookupError, TypeError):
-        intact = False
-    if not intact:
-        name = f"patches/{directory.name}"
-        raise DamagedError(
-            f"{name}/{LOCK}: missing, damaged, or edited by hand",
-            expected=f"format {FORMAT}, exactly as vendor.py writes it",
-            next=f"git checkout -- {name}, or remove the directory",
-        )
-    return lock
+        lock = Lock(content["releases"], content["files"], patches)
+        if lock.dump()[LOCK] == text and lock.directory == directory.name:
+            return lock
+        changed = [name for name, sha in hashes(patches).items() if sha.encode() not in text]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    name = f"patches/{directory.name}"
+    raise DamagedError(
+        f"{name}/{', '.join(changed) or LOCK}: missing, damaged, or edited by hand",
+        expected=f"format {FORMAT}, exactly as vendor.py writes it",
+        next=f"git checkout -- {name}, or remove the directory   (edits: see patches/README.md)",
+    )
 
 
 def directories() -> list[Path]:
@@ -111,54 +117,58 @@ def directories() -> list[Path]:
 
     :raises PipelineError: there is none.
     """
-    found = [path for path in PATCHES.glob("[0-9]*") if path.is_dir()]
+    found = [path for path in PATCHES.glob("[0-9]*") if RELEASE.fullmatch(path.name)]
     if not found:
         raise PipelineError(
             "patches/: missing, or without a directory for a release",
             next="git checkout -- patches, or python3 scripts/vendor.py port --all",
         )
-    return sorted(found, key=lambda path: Version(path.name))
+    return sorted(found, key=lambda path: numbers(path.name))
+
+
+def served(locks: Iterable[Lock]) -> dict[str, Lock]:
+    """Release -> the lock of the directory that serves it, pre-releases last."""
+    found = {release: lock for lock in locks for release in lock.releases}
+    return {release: found[release] for release in sorted(found, key=order)}
 
 
 def supported() -> dict[str, Lock]:
-    """Release -> the lock of the directory that serves it, oldest release first."""
-    return dict(sorted(served(map(load, directories())).items(), key=lambda item: Version(item[0])))
+    return served(map(load, directories()))
 
 
-def served(locks: Any) -> dict[str, Lock]:
-    return {release: lock for lock in locks for release in lock.releases}
-
-
-def parse(text: str, pre: bool = False) -> str:
-    """A release's canonical name; whether it is supported is not looked at."""
-    try:
-        version = Version(text)
-    except InvalidVersion:
-        raise _refused(f"{text!r} is not a release number", text) from None
-    if (version.is_prerelease and not pre) or version.is_postrelease or version.local:
-        raise _refused(f"sentry-sdk {text}: only final releases, no pre-releases", text)
-    # 2.75 is 2.75.0
-    number = ".".join(map(str, (*version.release, 0, 0)[: max(3, len(version.release))]))
-    if version < OLDEST:
-        raise _refused(f"sentry-sdk {text}: there are no isolation scopes before {OLDEST}", text)
-    return number + str(version)[len(version.base_version) :]
-
-
-def choose(text: str) -> str:
-    """The supported release that the text names."""
-    release = parse(text, pre=True)
-    if release not in supported():
-        raise _refused(f"sentry-sdk {text}: there are no patches for it", text)
-    return release
-
-
-def version(release: str) -> str:
-    """This project's version, for that release."""
-    return f"{release}.{REVISION}"
+def finals() -> list[str]:
+    """The supported releases without the pre-releases, the oldest first."""
+    return [release for release in supported() if not is_pre(release)]
 
 
 def newest() -> str:
-    return list(supported())[-1]
+    """The newest final release."""
+    return finals()[-1]
+
+
+def choose(text: str | None) -> str:
+    """The supported release that the text names; without one the newest final release.
+
+    :raises PipelineError: there are no patches for it.
+    """
+    if not text:
+        return newest()
+    known = list(supported())
+    release = text + ".0" * (2 - text.count("."))  # 2.75 is 2.75.0
+    if release in known:
+        return release
+    # A hundred would hide the rest of the message.
+    several = ", ".join(known) if len(known) < 10 else f"{len(known)}, {known[0]} to {known[-1]}"
+    raise PipelineError(
+        f"sentry-sdk {text}: there are no patches for it",
+        expected=f"one of {several}",
+        next="python3 scripts/vendor.py status   (lists the releases)",
+    )
+
+
+def version(release: str) -> str:
+    """This project's version, for that release; a pre-release's is one, too."""
+    return f"{release}.{'post' if is_pre(release) else ''}{REVISION}"
 
 
 def selected() -> str:
@@ -166,10 +176,10 @@ def selected() -> str:
     wanted = os.environ.get(VARIABLE)
     path = ROOT / "PKG-INFO"  # at the root of every sdist, and of no checkout
     if not path.is_file():
-        return choose(wanted) if wanted else newest()
+        return choose(wanted)
     info = HeaderParser().parsestr(path.read_text(encoding="utf-8"))
     own: str = info["Version"].rpartition(".")[0]
-    if wanted and parse(wanted) != own:
+    if wanted not in (None, "", own):
         raise PipelineError(
             f"this source distribution is for sentry-sdk {own} (see PKG-INFO)",
             expected=f"{VARIABLE}={own}, or not set",
@@ -177,6 +187,11 @@ def selected() -> str:
             next=f"unset {VARIABLE}, or get the source distribution {wanted}.*",
         )
     return choose(own)
+
+
+def dump(content: Mapping[str, Any]) -> bytes:
+    """The one JSON text that says this: same input, same bytes."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def sha256(data: bytes) -> str:
@@ -187,32 +202,14 @@ def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: sha256(data) for name, data in files.items()}
 
 
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """One line for each file that differs, is missing or is extra."""
-    lines = []
-    for name in sorted({*expected, *found}):
-        if name not in found:
-            lines.append(f"{name}: missing, expected {expected[name]}")
-        elif name not in expected:
-            lines.append(f"{name}: extra, found {found[name]}")
-        elif expected[name] != found[name]:
-            lines.append(f"{name}: expected {expected[name]}, found {found[name]}")
-    return lines
-
-
 def compare(problem: str, expected: Mapping[str, str], found: Mapping[str, str], next: str) -> None:
-    lines = differences(expected, found)
+    """Compare hashes by file name.
+
+    :raises DamagedError: it names each file that differs, is missing or is extra.
+    """
+    lines = [
+        f"{name}: expected {expected.get(name, 'no such file')}, found {found.get(name, 'no file')}"
+        for name in sorted({name for name, _ in expected.items() ^ found.items()})
+    ]
     if lines:
         raise DamagedError("\n    ".join([problem, *lines]), next=next)
-
-
-def _refused(problem: str, text: str) -> PipelineError:
-    names = list(supported())
-    # A hundred would hide the rest of the message.
-    several = ", ".join(names) if len(names) < 10 else f"{len(names)}, {names[0]} to {names[-1]}"
-    return PipelineError(
-        problem,
-        expected=f"one of {several}",
-        found=text,
-        next="python3 scripts/vendor.py status   (lists the releases)",
-    )

@@ -1,7 +1,8 @@
-"""The same as the provenance, for scanners: a CycloneDX document.
+"""The provenance for scanners: a CycloneDX document.
 
 PEP 770 says where it lies in a wheel: <name>.dist-info/sboms/. It has neither a
-timestamp nor a serial number (both are optional): same input, same bytes.
+timestamp nor a serial number (both are optional): same input, same bytes. The hash of
+each file is in the wheel's RECORD.
 """
 
 from __future__ import annotations
@@ -14,30 +15,16 @@ Before the patches are applied, imports of the vendored modules are made to poin
 after it, each file gets a last statement that sets its __name__."""
 
 
-def document(provenance: Mapping[str, Any], patches: Mapping[str, str]) -> dict[str, Any]:
-    upstream = provenance["upstream"]
-    files = {name: file for name, file in provenance["files"].items() if "upstream" in file}
-    wheel = {"type": "distribution", "url": upstream["wheel"], "hashes": _sha(upstream["sha256"])}
+def document(provenance: Mapping[str, Any], patches: Mapping[str, bytes]) -> dict[str, Any]:
+    vendored = _library("vendored", provenance["upstream"])
     # The patched files are not the release any more: its hash belongs to the ancestor.
-    ancestor = {
-        **_library("upstream", upstream),
-        "hashes": _sha(upstream["sha256"]),
-        "externalReferences": [wheel],
-        "components": _files("sentry_sdk/integrations", files, "upstream"),
-    }
-    vendored = {
-        **_library("vendored", upstream),
-        "description": f"{len(files)} files of the release, patched, "
-        "as vendored_integration/_vendor/",
-        "components": _files("vendored_integration/_vendor", files, "vendored"),
-        "pedigree": {
-            "ancestors": [ancestor],
-            "patches": [
-                {"type": "unofficial", "diff": _diff(f"{provenance['directory']}/{name}", text)}
-                for name, text in patches.items()
-            ],
-            "notes": _NOTES,
-        },
+    release = _library("upstream", provenance["upstream"])
+    release["hashes"] = [{"alg": "SHA-256", "content": provenance["upstream"]["sha256"]}]
+    diffs = [{"contentType": "text/x-diff", "content": data.decode()} for data in patches.values()]
+    vendored["pedigree"] = {
+        "ancestors": [release],
+        "patches": [{"type": "unofficial", "diff": {"text": diff}} for diff in diffs],
+        "notes": _NOTES,
     }
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -59,18 +46,3 @@ def _library(ref: str, stated: Mapping[str, str]) -> dict[str, Any]:
         "purl": f"pkg:pypi/{stated['name']}@{stated['version']}",
         "licenses": [{"license": {"id": stated["license"]}}],
     }
-
-
-def _files(where: str, files: Mapping[str, Mapping[str, str]], key: str) -> list[dict[str, Any]]:
-    return [
-        {"type": "file", "name": f"{where}/{name}", "hashes": _sha(file[key])}
-        for name, file in sorted(files.items())
-    ]
-
-
-def _diff(url: str, text: str) -> dict[str, Any]:
-    return {"url": url, "text": {"contentType": "text/x-diff", "content": text}}
-
-
-def _sha(sha256: str) -> list[dict[str, str]]:
-    return [{"alg": "SHA-256", "content": sha256}]

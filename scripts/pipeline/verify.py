@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import ast
-import symtable
+import re
 from functools import lru_cache
 from typing import Iterator, Mapping
-
-from packaging.specifiers import SpecifierSet
-from pyflakes.checker import Checker
-from pyflakes.messages import UndefinedLocal, UndefinedName
 
 from .edits import ASSIGNMENT, Source, called, target
 from .edits.close_aware import APPLIED, MIDDLEWARE
 from .errors import DamagedError, RefusedError
-from .releases import ROOT
+from .releases import ROOT, numbers
 from .upstream import Upstream
 
-# The files below integrations/ that are vendored, and the releases that have them.
+# The files below integrations/ that are vendored, and the first release that has each.
 # A file that is not listed may do what nobody has looked at: its spans, its middleware.
 FILES = {
-    "wsgi.py": ">=2.0.0",
-    "django/__init__.py": ">=2.0.0",
-    "django/asgi.py": ">=2.0.0",
-    "django/caching.py": ">=2.0.0",
-    "django/middleware.py": ">=2.0.0",
-    "django/signals_handlers.py": ">=2.0.0",
-    "django/tasks.py": ">=2.48.0",
-    "django/templates.py": ">=2.0.0",
-    "django/transactions.py": ">=2.0.0",
-    "django/views.py": ">=2.0.0",
+    "wsgi.py": "2.0.0",
+    "django/__init__.py": "2.0.0",
+    "django/asgi.py": "2.0.0",
+    "django/caching.py": "2.0.0",
+    "django/middleware.py": "2.0.0",
+    "django/signals_handlers.py": "2.0.0",
+    "django/tasks.py": "2.48.0",
+    "django/templates.py": "2.0.0",
+    "django/transactions.py": "2.0.0",
+    "django/views.py": "2.0.0",
 }
+# What the licence has to be: another one may not allow to copy, or ask for more.
+_LICENSE = b"MIT License\n"
 
-_SDK = "sentry_sdk"
 _PACKAGE = "vendored_integration"
-_STOCK = tuple(f"{_SDK}.integrations.{name}" for name in ("django", "wsgi", "asgi"))
+_STOCK = tuple(f"sentry_sdk.integrations.{name}." for name in ("django", "wsgi", "asgi"))
 # What the edit takes from a stock module on purpose.
-_SHARED = f"{_SDK}.integrations.wsgi.{APPLIED}"
-_OURS = (
-    ("django/__init__.py", f"{_PACKAGE}._vendor.wsgi.SentryWsgiMiddleware"),
-    ("django/asgi.py", f"{_PACKAGE}.runtime.asgi.SentryAsgiMiddleware"),
-)
+_SHARED = f"sentry_sdk.integrations.wsgi.{APPLIED}"
+_OURS = {
+    "django/__init__.py": f"{_PACKAGE}._vendor.wsgi.SentryWsgiMiddleware",
+    "django/asgi.py": f"{_PACKAGE}.runtime.asgi.SentryAsgiMiddleware",
+}
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Statements whose body is entered in any case.
@@ -50,57 +47,69 @@ _ALWAYS = (ast.With, ast.Try, *ASSIGNMENT)
 def check_files(source: Upstream) -> None:
     """The release has the files that are listed, and they are text as the edits expect.
 
-    :raises RefusedError: upstream has added or removed one.
-    :raises DamagedError: one is not UTF-8.
+    :raises RefusedError: upstream has added or removed one, or ends lines otherwise.
+    :raises DamagedError: one is not UTF-8, or the licence is not the known one.
     """
-    listed = {
-        name
-        for name, releases in FILES.items()
-        if SpecifierSet(releases).contains(source.release, prereleases=True)
-    }
-    added, removed = sorted({*source.files} - listed), sorted(listed - {*source.files})
-    if added or removed:
+    release, files = numbers(source.release), source.files
+    listed = {name for name, first in FILES.items() if numbers(first) <= release}
+    found = [f"{name} added" for name in sorted({*files} - listed)]
+    found += [f"{name} removed" for name in sorted(listed - {*files})]
+    if found:
         raise RefusedError(
             "upstream has added or removed files of what is vendored",
             expected=", ".join(sorted(listed)),
-            found="; ".join(
-                f"{name} {what}"
-                for names, what in ((added, "added"), (removed, "removed"))
-                for name in names
-            ),
+            found="; ".join(found),
             next="read them, then list them in FILES of scripts/pipeline/verify.py",
         )
-    for name, data in source.files.items():
+    for name, data in files.items():
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DamagedError(f"{name}: not UTF-8", found=str(error)) from error
-        if b"\r" in data or (data and not data.endswith(b"\n")):
+        if b"\r" in data or data[-1:] not in (b"\n", b""):
             raise RefusedError(
                 f"{name}: lines do not end as in a patch",
                 expected="LF at the end of each line",
                 found="CR LF" if b"\r" in data else "none at the end of the file",
                 next="let scripts/pipeline/patch.py keep these line ends",
             )
+    if not source.license.startswith(_LICENSE):
+        raise DamagedError(
+            f"sentry-sdk {source.release}: no licence, or another one",
+            expected="a file LICENSE that begins with MIT License",
+            found=source.license[:80].decode("utf-8", "replace").split("\n")[0] or "none",
+            next="read it; do not go on before it is clear that it allows this",
+        )
 
 
 def verify(source: Upstream, texts: Mapping[str, str]) -> None:
     """Look at the edited files of a release.
 
+    An import of a module that there is, but not what is imported from it, is left to the drive.
+
     :raises RefusedError: it says what is wrong, and in which line.
     """
-    modules = _modules(source, texts)
+    own = [path.relative_to(ROOT).as_posix() for path in (ROOT / _PACKAGE).rglob("*.py")]
+    paths = [*source.contents, *(path for path in own if "/_vendor/" not in path)]
+    paths += [f"{_PACKAGE}/_vendor/{name}" for name in ("__init__.py", *texts)]
+    modules = {re.sub(r"(/__init__)?\.py$", "", path).replace("/", ".") for path in paths}
     problems = []
     for name, text in texts.items():
-        found = [*_unbound(name, text), *_unresolved(name, text, modules)]
+        found = [*_unbound(name, text)]
+        imports = [*_imports(name, text)]
+        if name in _OURS and _OURS[name] not in [full for _, full in imports]:
+            problems.append(f"{name}: does not import {_OURS[name]}: Django would use stock's")
+        for line, full in imports:
+            if f"{full}.".startswith(_STOCK) and full != _SHARED:
+                found.append((line, f"imports stock's {full}"))
+            is_known = {full, full.rpartition(".")[0]} & modules
+            if full.startswith((_PACKAGE, "sentry_sdk")) and not is_known:
+                found.append((line, f"imports {full}, which does not exist"))
         if name == "wsgi.py":
             found += _application(Source(name, text))
         # Nobody has the edited file before it is written: its line, and not the number.
         lines = text.split("\n")
         problems += [f"{name}: {lines[line - 1].strip()}: {problem}" for line, problem in found]
-    for name, wanted in _OURS:
-        if wanted not in {found for _, found in _imports(name, texts[name])}:
-            problems.append(f"{name}: does not import {wanted}: Django would use stock's")
     if problems:
         raise RefusedError(
             "the edited files are not right",
@@ -164,28 +173,15 @@ def _starts(wsgi: Source, node: ast.AST) -> bool:
 @lru_cache(maxsize=None)
 def _unbound(name: str, text: str) -> list[tuple[int, str]]:
     """Names that nothing has bound: what an edit uses, or what it has taken away."""
+    # Only here: what reads no edits needs nothing but the standard library.
+    from pyflakes.checker import Checker
+    from pyflakes.messages import UndefinedLocal, UndefinedName
+
     return [
         (message.lineno, message.message % message.message_args)
         for message in Checker(ast.parse(text), name).messages
         if isinstance(message, (UndefinedName, UndefinedLocal))
     ]
-
-
-def _unresolved(name: str, text: str, modules: Mapping[str, bytes]) -> Iterator[tuple[int, str]]:
-    for line, found in _imports(name, text):
-        module, _, attribute = found.rpartition(".")
-        if found.split(".")[0] not in (_SDK, _PACKAGE) or found == _SHARED:
-            continue
-        known = modules.get(module, b"")
-        if _is_stock(found) or (found.startswith(_SDK) and found.endswith("Middleware")):
-            yield line, f"imports stock's {found}"
-        # A star import may bring any name.
-        elif not (found in modules or b"import *" in known or attribute in _bound(known)):
-            yield line, f"imports {found}, which does not exist"
-
-
-def _is_stock(name: str) -> bool:
-    return any(f"{name}.".startswith(f"{stock}.") for stock in _STOCK)
 
 
 def _imports(name: str, text: str) -> Iterator[tuple[int, str]]:
@@ -198,25 +194,3 @@ def _imports(name: str, text: str) -> Iterator[tuple[int, str]]:
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *filter(None, [node.module])])
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
-
-
-def _modules(source: Upstream, texts: Mapping[str, str]) -> dict[str, bytes]:
-    """What can be imported beside a vendored file, by its full name: the SDK's, and ours."""
-    paths = {name: data for name, data in source.contents.items() if name.startswith(f"{_SDK}/")}
-    for path in (ROOT / _PACKAGE).rglob("*.py"):
-        if "_vendor" not in path.parts:
-            paths[path.relative_to(ROOT).as_posix()] = path.read_bytes()
-    for name, text in texts.items():
-        paths[f"{_PACKAGE}/_vendor/{name}"] = text.encode("utf-8")
-    return {
-        path[: -len(".py")].replace("/", ".").replace(".__init__", ""): data
-        for path, data in paths.items()
-        if path.endswith(".py")
-    }
-
-
-@lru_cache(maxsize=None)
-def _bound(text: bytes) -> set[str]:
-    """The names that a module's code binds."""
-    symbols = symtable.symtable(text.decode("utf-8"), "module", "exec").get_symbols()
-    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}

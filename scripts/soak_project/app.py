@@ -110,8 +110,10 @@ def state():
     """What there is in this process while no request is served."""
     gc.collect()
     return {
+        "pid": os.getpid(),
         "blocks": sys.getallocatedblocks(),
         "stats": stats().as_dict(),
+        "threads": len(os.listdir("/proc/self/task")),
         "thread_names": sorted(thread.name for thread in threading.enumerate()),
     }
 

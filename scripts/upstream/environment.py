@@ -85,6 +85,17 @@ def install(release: str, python: Path) -> None:
     )
 
 
+def run_inside(
+    script: str, name: str, requirements: "Sequence[str]", release: str, arguments: "Sequence[str]"
+) -> None:
+    """Go on as the script with `--installed`, where the wheel for a release of the SDK is."""
+    python = make_environment(name, requirements)
+    install(release, python)
+    command = [str(python), script, "--installed", *arguments]
+    # The SDK would send through a proxy what is for loopback.
+    os.execve(command[0], command, {**clean_environ(), "NO_PROXY": "127.0.0.1"})
+
+
 def pip(python: Path, command: str) -> "List[str]":
     """The beginning of a command line of pip."""
     return [str(python), "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
@@ -92,7 +103,7 @@ def pip(python: Path, command: str) -> "List[str]":
 
 def clean_environ() -> "Dict[str, str]":
     """The environment variables for tests: of the user's own settings, none."""
-    prefixes = ("SENTRY_", "PYTEST_", "DJANGO_", "PYTHON")
+    prefixes = ("SENTRY_", "PYTEST_", "DJANGO_", "PYTHON", "OTEL_", "DD_")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 

@@ -35,6 +35,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from urllib.parse import parse_qs
 
 import django
@@ -131,11 +132,210 @@ async def at_gate_async(request):
         await writer.wait_closed()
 
 
-# -- batches: generators that wait for `/-/release?<batch>`
+# -- bodies that are written once, and run as generators or as async generators
+
+#: What a body yields to be waited for: the test, its batch's `/-/release?<batch>`, a moment.
+GATE, RELEASE, PAUSE = "gate", "release", "pause"
 
 released = {}
 # Up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
 released_async = {}
+
+
+def wait_for(what, request):
+    if what == GATE:
+        at_gate(request)
+    elif what == RELEASE:
+        released.setdefault(request.GET["batch"], threading.Event()).wait()
+    else:
+        # Small, and not an event: what is waited for happens in the server's socket.
+        time.sleep(0.005)
+
+
+async def wait_for_async(what, request):
+    if what == GATE:
+        await at_gate_async(request)
+    elif what == RELEASE:
+        await released_async.setdefault(request.GET["batch"], asyncio.Event()).wait()
+    else:
+        await asyncio.sleep(0.005)
+
+
+def run_sync(body, request):
+    chunks = body(request)
+    resume = partial(next, chunks)
+    while True:
+        try:
+            chunk = resume()
+        except StopIteration:
+            return
+        resume = partial(next, chunks)
+        try:
+            if isinstance(chunk, str):
+                wait_for(chunk, request)
+            else:
+                yield chunk
+        except BaseException as error:
+            resume = partial(chunks.throw, error)
+
+
+async def run_async(body, request):
+    chunks = body(request)
+    resume = partial(next, chunks)
+    while True:
+        try:
+            chunk = resume()
+        except StopIteration:
+            return
+        resume = partial(next, chunks)
+        try:
+            if isinstance(chunk, str):
+                await wait_for_async(chunk, request)
+            else:
+                await asyncio.sleep(0)
+                yield chunk
+        except BaseException as error:
+            resume = partial(chunks.throw, error)
+
+
+def respond(run, body, request):
+    before = BEFORE.get(body)
+    if before is not None:
+        before(request)
+    return StreamingHttpResponse(run(body, request), content_type="text/plain")
+
+
+def views_of(name, body):
+    """Yield the paths of a body: sync and async views, each with a sync and an async body."""
+
+    async def async_view(run, request):
+        await asyncio.sleep(0)
+        return respond(run, body, request)
+
+    yield path(f"{name}/", partial(respond, run_sync, body))
+    yield path(f"{name}-async/", partial(respond, run_async, body))
+    for suffix, run in (("", run_async), ("-sync-body", run_sync)):
+        view = partial(async_view, run)
+        if not iscoroutinefunction(view):
+            markcoroutinefunction(view)
+        yield path(f"{name}-async-view{suffix}/", view)
+
+
+def stream(request):
+    """`n` chunks with a span each; at a gate before the last, if there is one."""
+    count = int(request.GET.get("n", 3))
+    for index in range(count):
+        if index == count - 1:
+            yield GATE
+        with span("chunk %d" % index):
+            chunk = b"chunk %d\n" % index
+        yield chunk
+
+
+def stream_many_spans(request):
+    """`n` chunks, each after `spans` spans; at a gate after each. A chunk is the process id."""
+    for index in range(int(request.GET["n"])):
+        for number in range(int(request.GET["spans"])):
+            with span("span %d.%d" % (index, number)):
+                pass
+        yield b"%d\n" % os.getpid()
+        yield GATE
+
+
+def stream_held(request):
+    yield b"first\n"
+    yield RELEASE
+    with span("after the release"):
+        yield b"last\n"
+
+
+def stream_fails(request):
+    """Async ones Django runs to the end before the first chunk, when it asks for the iterator."""
+    yield b"chunk 0\n"
+    with span("fails"):
+        raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"])
+
+
+def label(request):
+    """Give an error something to carry: body, user, tag, breadcrumb."""
+    sentry_sdk.set_tag("posted", len(request.body))
+    sentry_sdk.set_user({"id": "user of " + request.headers["X-Request-Id"]})
+    sentry_sdk.set_tag("tagged", "in the view")
+    sentry_sdk.add_breadcrumb(message="in the view")
+
+
+def stream_labelled_fails(request):
+    yield b"chunk 0\n"
+    sentry_sdk.add_breadcrumb(message="in the body")
+    try:
+        raise LookupError("cause in " + request.headers["X-Request-Id"])
+    except LookupError as error:
+        raise RuntimeError("labelled in " + request.headers["X-Request-Id"]) from error
+
+
+def stream_endless(request):
+    """Chunks until the server notices that nobody reads them, for at most 20 seconds."""
+    ended_by = "its end"
+    try:
+        yield b"first\n"
+        yield GATE
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            yield b"x" * 65536
+            yield PAUSE
+    except BaseException as error:
+        ended_by = type(error).__name__
+        raise
+    finally:
+        # A clean-up that takes more than one turn of the loop.
+        yield PAUSE
+        with span("clean up after " + ended_by):
+            pass
+        yield PAUSE
+
+
+def stream_database(request):
+    yield query()
+
+
+def stream_log_context(request):
+    """What a log line written by the view, and those written by the generator, would carry."""
+    yield request.log_context
+    yield log_context()
+    yield GATE
+    yield log_context()
+
+
+def stream_calls_out(request):
+    """The generator makes a request of its own."""
+    yield b"first\n"
+    yield call_out(request)
+
+
+def echo(request):
+    """The request's body, as a stream."""
+    yield b"%d bytes\n" % len(request.body)
+    yield request.body
+
+
+BODIES = {
+    "stream": stream,
+    "stream-many-spans": stream_many_spans,
+    "stream-held": stream_held,
+    "stream-fails": stream_fails,
+    "stream-labelled-fails": stream_labelled_fails,
+    "stream-endless": stream_endless,
+    "stream-database": stream_database,
+    "stream-log-context": stream_log_context,
+    "stream-calls-out": stream_calls_out,
+    "echo": echo,
+}
+#: What a view does before it makes a response with a body.
+BEFORE = {
+    stream_labelled_fails: label,
+    stream_log_context: lambda request: setattr(request, "log_context", log_context()),
+    echo: lambda request: request.body,
+}
 
 
 # -- views
@@ -169,175 +369,6 @@ async def wait(request):
     return HttpResponse(b"waited\n")
 
 
-def stream(request):
-    """`n` chunks with a span each; at a gate before the last, if there is one."""
-    count = int(request.GET.get("n", 3))
-
-    def body():
-        for index in range(count):
-            if index == count - 1:
-                at_gate(request)
-            with span("chunk %d" % index):
-                chunk = b"chunk %d\n" % index
-            yield chunk
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_many_spans(request):
-    """`n` chunks, each after `spans` spans; at a gate after each. A chunk is the process id."""
-
-    def body():
-        for index in range(int(request.GET["n"])):
-            for number in range(int(request.GET["spans"])):
-                with span("span %d.%d" % (index, number)):
-                    pass
-            yield b"%d\n" % os.getpid()
-            at_gate(request)
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_async(request):
-    count = int(request.GET.get("n", 3))
-
-    async def body():
-        for index in range(count):
-            if index == count - 1:
-                await at_gate_async(request)
-            with span("chunk %d" % index):
-                await asyncio.sleep(0)
-            yield b"chunk %d\n" % index
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-async def stream_async_view(request):
-    await asyncio.sleep(0)
-    return stream_async(request)
-
-
-def stream_held(request):
-    def body():
-        yield b"first\n"
-        released.setdefault(request.GET["batch"], threading.Event()).wait()
-        with span("after the release"):
-            yield b"last\n"
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-async def stream_held_async(request):
-    async def body():
-        yield b"first\n"
-        await released_async.setdefault(request.GET["batch"], asyncio.Event()).wait()
-        with span("after the release"):
-            yield b"last\n"
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_fails(request):
-    def body():
-        yield b"chunk 0\n"
-        with span("fails"):
-            raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"])
-        yield b"never\n"
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_async_fails(request):
-    """Django runs the whole generator before the first chunk, when it asks for the iterator."""
-
-    async def body():
-        yield b"chunk 0\n"
-        with span("fails"):
-            raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"])
-        yield b"never\n"
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def label(request):
-    """Give an error something to carry: body, user, tag, breadcrumb."""
-    sentry_sdk.set_tag("posted", len(request.body))
-    sentry_sdk.set_user({"id": "user of " + request.headers["X-Request-Id"]})
-    sentry_sdk.set_tag("tagged", "in the view")
-    sentry_sdk.add_breadcrumb(message="in the view")
-
-
-def fail_with_cause(request):
-    sentry_sdk.add_breadcrumb(message="in the body")
-    try:
-        raise LookupError("cause in " + request.headers["X-Request-Id"])
-    except LookupError as error:
-        raise RuntimeError("labelled in " + request.headers["X-Request-Id"]) from error
-
-
-def stream_labelled_fails(request):
-    label(request)
-
-    def body():
-        yield b"chunk 0\n"
-        fail_with_cause(request)
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-async def stream_async_labelled_fails(request):
-    label(request)
-
-    async def body():
-        yield b"chunk 0\n"
-        await asyncio.sleep(0)
-        fail_with_cause(request)
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_endless(request):
-    """Chunks until the server notices that nobody reads them, for at most 20 seconds."""
-
-    def body():
-        try:
-            yield b"first\n"
-            at_gate(request)
-            end = time.monotonic() + 20
-            while time.monotonic() < end:
-                yield b"x" * 65536
-                # Small, and not an event: what is waited for happens in the server's socket.
-                time.sleep(0.005)
-        finally:
-            with span("clean up"):
-                pass
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def stream_endless_async(request):
-    """Waits at the gate until it is cancelled; then chunks, of which nobody should see the last."""
-
-    async def body():
-        ended_by = "its end"
-        try:
-            yield b"first\n"
-            await at_gate_async(request)
-            for _ in range(1000):
-                yield b"x" * 65536
-                await asyncio.sleep(0.005)
-        except BaseException as error:
-            ended_by = type(error).__name__
-            raise
-        finally:
-            # A clean-up that takes more than one turn of the loop.
-            await asyncio.sleep(0)
-            with span("clean up after " + ended_by):
-                await asyncio.sleep(0)
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
 def stream_sized(request):
     """Announces its length, and goes on when that is sent."""
 
@@ -359,13 +390,6 @@ def query():
         cursor.execute("SELECT 42")
         (value,) = cursor.fetchone()
     return b"%d\n" % value
-
-
-def stream_database(request):
-    def body():
-        yield query()
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
 
 
 class RequestIdFilter(logging.Filter):
@@ -403,13 +427,13 @@ def log_context():
     return json.dumps(seen).encode() + b"\n"
 
 
-def stream_async_database(request):
+async def in_thread(function, *args):
     """Async code that needs something that is sync, such as the ORM."""
+    yield await sync_to_async(function, thread_sensitive=True)(*args)
 
-    async def body():
-        yield await sync_to_async(query)()
 
-    return StreamingHttpResponse(body(), content_type="text/plain")
+def stream_async_database(request):
+    return StreamingHttpResponse(in_thread(query), content_type="text/plain")
 
 
 async def stream_async_view_database(request):
@@ -417,34 +441,12 @@ async def stream_async_view_database(request):
     return stream_async_database(request)
 
 
-async def stream_async_view_sync_body(request):
-    await asyncio.sleep(0)
-    return stream(request)
+def stream_thread_calls_out(request):
+    async def body():
+        yield b"first\n"
+        yield await asyncio.to_thread(call_out, request)
 
-
-def stream_log_context(request):
-    """What a log line written by the view, and those written by the generator, would carry."""
-    in_view = log_context()
-
-    def body():
-        yield in_view
-        yield log_context()
-        at_gate(request)
-        yield log_context()
-
-    async def body_async():
-        yield in_view
-        yield log_context()
-        await at_gate_async(request)
-        yield log_context()
-
-    chosen = body_async if "async" in request.GET else body
-    return StreamingHttpResponse(chosen(), content_type="text/plain")
-
-
-async def stream_log_context_async_view(request):
-    await asyncio.sleep(0)
-    return stream_log_context(request)
+    return StreamingHttpResponse(body(), content_type="text/plain")
 
 
 def call_out(request):
@@ -454,125 +456,6 @@ def call_out(request):
         connection.request("GET", "/")
         with contextlib.closing(connection):
             return b"%d\n" % connection.getresponse().status
-
-
-def stream_calls_out(request):
-    """The generator makes a request of its own: itself, or in a thread."""
-
-    def body():
-        yield b"first\n"
-        yield call_out(request)
-
-    async def body_async():
-        yield b"first\n"
-        yield call_out(request)
-
-    async def body_in_thread():
-        yield b"first\n"
-        yield await asyncio.to_thread(call_out, request)
-
-    chosen = {"sync": body, "async": body_async, "thread": body_in_thread}[request.GET["from"]]
-    return StreamingHttpResponse(chosen(), content_type="text/plain")
-
-
-def stream_asyncio(request):
-    """What asyncio and anyio promise about tasks, seen from a generator; one line each."""
-    import anyio
-
-    async def value(result):
-        await asyncio.sleep(0)
-        return result
-
-    async def fails():
-        await asyncio.sleep(0)
-        raise LookupError
-
-    async def nested():
-        try:
-            yield b"nested"
-            yield b"never"
-        finally:
-            await asyncio.sleep(0)
-            closed.append("nested")
-
-    closed = []
-
-    async def body():
-        task = asyncio.current_task()
-        yield b"in a task: %r\n" % (task is not None)
-        yield b"still in it: %r\n" % (asyncio.current_task() is task)
-
-        token = request_id.set("of a step")
-        yield b"set: %s\n" % request_id.get().encode()
-        yield b"still set: %s\n" % request_id.get().encode()
-        request_id.reset(token)
-        yield b"reset: %s\n" % request_id.get().encode()
-
-        try:
-            await asyncio.wait_for(asyncio.sleep(20), 0.01)
-        except asyncio.TimeoutError:
-            yield b"wait_for: timed out\n"
-        yield b"gather: %r\n" % (await asyncio.gather(value(1), value(2)),)
-
-        if hasattr(asyncio, "timeout"):
-            try:
-                async with asyncio.timeout(0.01):
-                    await asyncio.sleep(20)
-            except TimeoutError:
-                yield b"timeout: timed out\n"
-            try:
-                # Its steps are in one task, so that this can be done, wise or not.
-                async with asyncio.timeout(0.01):
-                    yield b"within a timeout\n"
-                    await asyncio.sleep(20)
-            except TimeoutError:
-                yield b"timeout around a yield: timed out\n"
-            async with asyncio.TaskGroup() as group:
-                first = group.create_task(value(1))
-                yield b"within a task group\n"
-            yield b"task group: %r\n" % first.result()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(fails())
-                    await asyncio.sleep(20)
-            except BaseException as error:
-                yield b"task group fails: %s\n" % type(error).__name__.encode()
-
-        with anyio.move_on_after(0.01) as cancel_scope:
-            await anyio.sleep(20)
-        yield b"anyio.move_on_after: %r\n" % cancel_scope.cancelled_caught
-        with anyio.CancelScope() as cancel_scope:
-            yield b"within an anyio.CancelScope\n"
-            cancel_scope.cancel()
-            await anyio.sleep(20)
-        yield b"anyio.CancelScope: %r\n" % cancel_scope.cancelled_caught
-        async with anyio.create_task_group() as group:
-            group.start_soon(value, 1)
-            yield b"within an anyio task group\n"
-        yield b"anyio thread: %d\n" % await anyio.to_thread.run_sync(lambda: 1)
-
-        generator = nested()
-        yield await generator.__anext__() + b"\n"
-        await generator.aclose()
-        yield b"closed: %s\n" % ", ".join(closed).encode()
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def echo(request):
-    """The request's body, as a stream."""
-    content = request.body
-
-    def body():
-        yield b"%d bytes\n" % len(content)
-        yield content
-
-    async def body_async():
-        yield b"%d bytes\n" % len(content)
-        yield content
-
-    chosen = body_async if "async" in request.GET else body
-    return StreamingHttpResponse(chosen(), content_type="text/plain")
 
 
 def file(request):
@@ -597,33 +480,17 @@ urlpatterns = [
     path("error/", error),
     path("error-async/", error_async),
     path("wait/", wait),
-    path("stream/", stream),
-    path("stream-many-spans/", stream_many_spans),
-    path("stream-async/", stream_async),
-    path("stream-async-view/", stream_async_view),
-    path("stream-held/", stream_held),
-    path("stream-held-async/", stream_held_async),
-    path("stream-fails/", stream_fails),
-    path("stream-async-fails/", stream_async_fails),
-    path("stream-labelled-fails/", stream_labelled_fails),
-    path("stream-async-labelled-fails/", stream_async_labelled_fails),
-    path("stream-endless/", stream_endless),
-    path("stream-endless-async/", stream_endless_async),
     path("stream-sized/", stream_sized),
     path("stream-not-modified/", stream_not_modified),
-    path("stream-database/", stream_database),
-    path("stream-async-database/", stream_async_database),
-    path("stream-async-view-database/", stream_async_view_database),
-    path("stream-async-view-sync-body/", stream_async_view_sync_body),
-    path("stream-log-context/", stream_log_context),
-    path("stream-log-context-async-view/", stream_log_context_async_view),
-    path("stream-calls-out/", stream_calls_out),
-    path("stream-asyncio/", stream_asyncio),
-    path("echo/", echo),
+    path("stream-database-async-in-thread/", stream_async_database),
+    path("stream-database-async-view-in-thread/", stream_async_view_database),
+    path("stream-thread-calls-out/", stream_thread_calls_out),
     path("file/", file),
     path("file-in-memory/", file_in_memory),
     path("state/", state),
 ]
+for _name, _body in BODIES.items():
+    urlpatterns += views_of(_name, _body)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from typing import Dict, Iterator, List, Optional
 
 import pytest
 from client import TIMEOUT, Open, Response, fetch
-from relay import complaints
 from seen import Trace, transactions
-from servers import Process, Server
+from servers import Process, Server, missing
+from support.relay import complaints
 
 from sink import EnvelopeSink
 
@@ -23,7 +23,10 @@ FILE_CONTENT = os.urandom(64 * 1024) * 512 + b"the end"
 
 
 class Running:
-    """A server that runs the test app, and the Sentry that the app reports to."""
+    """A server that runs the test app, and the Sentry that the app reports to.
+
+    A context manager; its test is skipped if the server is not installed here.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,9 @@ class Running:
         before: Optional[List[str]] = None,
         **environment: str,
     ) -> None:
-        if before is None:
-            before = []
+        reason = missing(server)
+        if reason:
+            pytest.skip(reason)
         self.server = server
         self.lifecycle = lifecycle
         self.directory = directory
@@ -64,6 +68,12 @@ class Running:
             self.process.stop()
         finally:
             self.sink.stop()
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
     # -- requests
 
@@ -198,15 +208,10 @@ class Live:
         """The same with another integration: stock, or none."""
         return self._get(integration, integration=integration)
 
-    @contextlib.contextmanager
-    def fresh(self, **environment: str) -> Iterator[Running]:
+    def fresh(self, **environment: str) -> Running:
         """One that has just been started."""
         directory = self._tmp_path_factory.mktemp("fresh")
-        running = Running(self.server, directory, lifecycle=self.lifecycle, **environment)
-        try:
-            yield running
-        finally:
-            running.stop()
+        return Running(self.server, directory, lifecycle=self.lifecycle, **environment)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[Running]:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import uuid
+from typing import Optional
 
 import pytest
 from client import Gate
@@ -70,57 +71,50 @@ def test_client_hangs_up_while_a_chunk_is_sent(live: Live, request_id: str) -> N
     assert live.main.sink.errors() == []
 
 
-def test_client_hangs_up_during_a_sync_body(live: Live, request_id: str) -> None:
-    """Django runs such a body in a thread, which cannot be cancelled: it goes to its end.
-
-    Nobody gets to see that.
-    """
+@pytest.mark.parametrize(
+    ("method", "path", "read", "static", "outcome"),
+    [
+        # Django runs such a body in a thread, which cannot be cancelled: it goes to its end.
+        # Nobody gets to see that.
+        ("GET", "/stream/", None, "cancelled", "cancelled"),
+        # Content-Length has been sent; a client that leaves then has not hung up.
+        ("GET", "/stream-sized/", b"first\nlast\n", "ok", "completed"),
+        # The server sends nothing of a body that the application makes for HEAD.
+        ("HEAD", "/stream-endless-async/", b"", "ok", "completed"),
+    ],
+)
+def test_client_leaves(
+    live: Live,
+    request_id: str,
+    method: str,
+    path: str,
+    read: Optional[bytes],
+    static: str,
+    outcome: str,
+) -> None:
+    """Whether that is a hang-up depends on what it has got, and was to get."""
     with Gate() as gate, Gate() as gone, live.main.open(
-        f"/stream/?gate={gate.port}&gone={gone.port}",
+        f"{path}?gate={gate.port}&gone={gone.port}",
         request_id,
+        method=method,
         headers={"X-Around": "disconnect"},
     ) as response:
+        if read:
+            assert response.read().body == read
+        elif read is not None:
+            response.read_headers()
         gate.wait_until_reached()
-        response.hang_up()
+        if read is None:
+            response.hang_up()
+        else:
+            response.close()
         gone.wait_until_reached()
-        gate.open()
+        if read is None:
+            gate.open()
         trace = live.main.the_transaction(request_id)
-    check_status(live, trace, "cancelled")
-    assert trace.outcome == "cancelled"
+    check_status(live, trace, static)
+    assert trace.outcome == outcome
     assert live.main.sink.errors() == []
-
-
-def test_client_leaves_with_all_that_was_announced(live: Live, request_id: str) -> None:
-    """Content-Length has been sent; a client that leaves then has not hung up."""
-    with Gate() as gate, Gate() as gone, live.main.open(
-        f"/stream-sized/?gate={gate.port}&gone={gone.port}",
-        request_id,
-        headers={"X-Around": "disconnect"},
-    ) as response:
-        assert response.read().body == b"first\nlast\n"
-        gate.wait_until_reached()
-        response.close()
-        gone.wait_until_reached()
-        trace = live.main.the_transaction(request_id)
-    check_status(live, trace, "ok")
-    assert trace.outcome == "completed"
-
-
-def test_client_leaves_with_the_headers(live: Live, request_id: str) -> None:
-    """So it is for HEAD: the server sends nothing of a body that the application makes."""
-    with Gate() as gate, Gate() as gone, live.main.open(
-        f"/stream-endless-async/?gate={gate.port}&gone={gone.port}",
-        request_id,
-        method="HEAD",
-        headers={"X-Around": "disconnect"},
-    ) as response:
-        response.read_headers()
-        gate.wait_until_reached()
-        response.close()
-        gone.wait_until_reached()
-        trace = live.main.the_transaction(request_id)
-    check_status(live, trace, "ok")
-    assert trace.outcome == "completed"
 
 
 def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> None:
@@ -163,64 +157,25 @@ def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
         running.check()
 
 
-@pytest.mark.parametrize("path", ["/stream-fails/", "/stream-async-fails/"])
-def test_error_that_the_server_logs(live: Live, request_id: str, path: str) -> None:
-    """It logs the error, some time later and in another context: there is still one event."""
-    message = "in mid-stream of " + request_id
-    with live.logging() as running:
-        running.fetch_failing_until_logged(path, request_id, "RuntimeError: " + message)
-        check_one_error(running, running.the_transaction(request_id), message)
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/stream-fails/", "in mid-stream of "),
+        ("/stream-fails-async/", "in mid-stream of "),
+        ("/stream-labelled-fails-async/", "labelled in "),
+    ],
+)
+def test_error_that_the_server_logs(live: Live, request_id: str, path: str, message: str) -> None:
+    """It logs the error, some time later and in another context: there is still one event.
 
-
-def test_cause_that_the_server_logs(live: Live, request_id: str) -> None:
-    """The error gets to the server as the application has raised it, with its cause.
-
-    The SDK's own middleware raises it `from None`.
+    The error gets to the server as the application has raised it, with its cause. The SDK's
+    own middleware raises it `from None`.
     """
-    path, message = "/stream-async-labelled-fails/", "labelled in " + request_id
     with live.logging() as running:
-        running.fetch_failing_until_logged(path, request_id, "RuntimeError: " + message)
-        assert "LookupError: cause in " + request_id in running.process.output
-        check_one_error(running, running.the_transaction(request_id), message)
-
-
-ASYNCIO = b"""\
-in a task: True
-still in it: True
-set: of a step
-still set: of a step
-reset: -
-wait_for: timed out
-gather: [1, 2]
-"""
-
-ASYNCIO_FROM_3_11 = b"""\
-timeout: timed out
-within a timeout
-timeout around a yield: timed out
-within a task group
-task group: 1
-task group fails: ExceptionGroup
-"""
-
-ANYIO = b"""\
-anyio.move_on_after: True
-within an anyio.CancelScope
-anyio.CancelScope: True
-within an anyio task group
-anyio thread: 1
-nested
-closed: nested
-"""
-
-
-def test_asyncio_in_a_generator(live: Live, request_id: str) -> None:
-    """Tasks, timeouts, task groups, cancel scopes: also across a `yield`, as without us."""
-    received = live.main.fetch("/stream-asyncio/", request_id).body
-    assert received == live.other("none").fetch("/stream-asyncio/", request_id).body
-    assert received in (ASYNCIO + ANYIO, ASYNCIO + ASYNCIO_FROM_3_11 + ANYIO)
-    assert live.main.the_transaction(request_id).outcome == "completed"
-    assert live.main.sink.errors() == []
+        running.fetch_failing_until_logged(path, request_id, f"RuntimeError: {message}{request_id}")
+        if "labelled" in path:
+            assert "LookupError: cause in " + request_id in running.process.output
+        check_one_error(running, running.the_transaction(request_id), message + request_id)
 
 
 @pytest.mark.parametrize("path", STREAMS)

@@ -1,7 +1,7 @@
 """Faults, each with what the client, the server's log and Sentry must then see.
 
 Client and log are compared with the same server without Sentry. Each test bears the mark `fault`,
-of which scripts/faults.py makes the table in docs/reliability.md.
+of which scripts/sections.py makes the table in docs/reliability.md.
 """
 
 import contextlib
@@ -12,17 +12,16 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
 from client import Gate, Response, fetch
 from running import INTEGRATION, Running
 from seen import Trace, transactions
 from sentry_sdk.integrations import django
-from servers import SERVERS, Server, missing
+from servers import SERVERS, Server
 
 from sink import Envelope, EnvelopeSink, Reply
-from traces import traces
 
 pytestmark = pytest.mark.skipif(INTEGRATION != "ours", reason="about what stock does not do")
 
@@ -51,8 +50,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     started: Dict[object, Running] = {}
 
     def start(name: str, integration: str = "ours") -> Running:
-        if missing(SERVERS[name]):
-            pytest.skip(str(missing(SERVERS[name])))
         key = (name, integration)
         if key not in started:
             directory = tmp_path_factory.mktemp("faults")
@@ -65,22 +62,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         running.stop()
 
 
-@contextlib.contextmanager
 def fresh(
     directory: Path,
     server: Server,
     integration: str = "ours",
     lifecycle: str = "static",
     shutdown_timeout: str = SECONDS,
-) -> Iterator[Running]:
+) -> Running:
     """A server for a test that ends it."""
-    if missing(server):
-        pytest.skip(str(missing(server)))
-    running = Running(server, directory, integration, lifecycle, SHUTDOWN_TIMEOUT=shutdown_timeout)
-    try:
-        yield running
-    finally:
-        running.stop()
+    return Running(server, directory, integration, lifecycle, SHUTDOWN_TIMEOUT=shutdown_timeout)
 
 
 def complaints(output: str) -> List[str]:
@@ -135,6 +125,24 @@ def ask(
     return Seen(answer, complaints(running.process.output[before:]))
 
 
+def ask_both(
+    start: Start, server: str, path: str, request_id: str, fault: str = ""
+) -> Tuple[Running, Seen]:
+    """Make a request, and see that client and log see what they see without Sentry."""
+    running = start(server)
+    seen = ask(running, path, request_id, fault)
+    if fault == "transport raises" and seen.log:
+        assert seen.log[0] == "internal error while finishing a response"
+        assert seen.log[-1] == "LookupError: transport raises"
+        seen = Seen(seen.answer, [])
+    assert seen.same_as(ask(start(server, "none"), path))
+    return running, seen
+
+
+def complete(seen: Seen) -> bool:
+    return seen.answer is not None and seen.answer.complete
+
+
 def fetch_of_new_worker(running: Running, path: str) -> None:
     """Fetch, also if a worker has just ended and the next one is not there yet."""
     deadline = time.monotonic() + 20
@@ -145,17 +153,6 @@ def fetch_of_new_worker(running: Running, path: str) -> None:
         except ConnectionError:
             # The old worker's: it accepted, and ended.
             assert time.monotonic() < deadline, running.process.output
-
-
-def transactions_of(event: Dict[str, Any]) -> List[Trace]:
-    class Source:
-        def transactions(self) -> List[Dict[str, Any]]:
-            return [event]
-
-        def spans(self) -> List[Dict[str, Any]]:
-            return []
-
-    return traces(Source())
 
 
 def check_trace(trace: Trace, outcome: str, status: str) -> None:
@@ -213,15 +210,8 @@ def check_event(running: Running, trace: Trace, kind: str) -> None:
 )
 def test_what_sentry_calls_raises(start: Start, request_id: str, name: str, arrives: bool) -> None:
     """The response is as without Sentry; at most its own transaction is lost."""
-    running = start("gunicorn-gthread")
-    seen = ask(running, "/stream/", request_id, name)
-    if name == "transport raises" and seen.log:
-        assert seen.log[0] == "internal error while finishing a response"
-        assert seen.log[-1] == "LookupError: transport raises"
-        seen = Seen(seen.answer, [])
-    assert seen.same_as(ask(start("gunicorn-gthread", "none"), "/stream/"))
-    assert seen.answer is not None
-    assert seen.answer.complete
+    running, seen = ask_both(start, "gunicorn-gthread", "/stream/", request_id, name)
+    assert complete(seen)
     after = uuid.uuid4().hex
     ask(running, "/stream/", after)
     check_trace(running.the_transaction(after), "completed", "ok")
@@ -247,8 +237,7 @@ def test_hook_hangs(start: Start, request_id: str) -> None:
         seen = ask(running, path, request_id, "before_send_transaction hangs", closes=False)
         gate.wait_until_reached()
         assert seen.same_as(ask(start("gunicorn-gthread", "none"), path))
-        assert seen.answer is not None
-        assert seen.answer.complete
+        assert complete(seen)
         others = [uuid.uuid4().hex for _ in range(8)]
         for other in others:
             ask(running, "/stream/", other)
@@ -347,8 +336,7 @@ def test_ingest(start: Start, name: str) -> None:
     expected = ask(start("gunicorn-gthread", "none"), "/stream/")
     for one in seen:
         assert one.same_as(expected)
-        assert one.answer is not None
-        assert one.answer.complete
+        assert complete(one)
     found: List[Trace] = []
     deadline = time.monotonic() + 20
     while not found and time.monotonic() < deadline:
@@ -357,17 +345,15 @@ def test_ingest(start: Start, name: str) -> None:
         running.flush()
         found = transactions(running.sink, after)
     check_trace(found[0], "completed", "ok")
-    taken = [
-        trace.headers["x-request-id"]
+    taken = b"".join(
+        item.payload
         for envelope in running.sink.envelopes
         if envelope not in refused
         for item in envelope.items
         if item.type == "transaction"
-        for trace in transactions_of(item.json)
-    ]
-    assert [request_id for request_id in during if request_id in taken] == (
-        during if name == "slow" else []
     )
+    arrived = [request_id for request_id in during if request_id.encode() in taken]
+    assert arrived == (during if name == "slow" else [])
     assert complaints(running.process.output[before:]) == []
     running.sink.respond = None
 
@@ -433,9 +419,7 @@ def test_ingest(start: Start, name: str) -> None:
 def test_body_raises(start: Start, request_id: str, server: str, kind: str) -> None:
     """Whatever a body raises reaches the server, and ends what it ends without us."""
     path = f"/stream-raises/{kind}/"
-    running = start(server)
-    seen = ask(running, path, request_id)
-    assert seen.same_as(ask(start(server, "none"), path))
+    running, seen = ask_both(start, server, path, request_id)
     assert seen.answer is not None
     assert (seen.answer.body, seen.answer.complete) == (b"before\n", False)
     trace = running.the_transaction(request_id)
@@ -453,9 +437,7 @@ def test_body_raises(start: Start, request_id: str, server: str, kind: str) -> N
 def test_async_body_raises_generator_exit(start: Start, request_id: str) -> None:
     """Under ASGI it cannot be told from a task that is dropped."""
     path = "/stream-async-raises/GeneratorExit/"
-    running = start("uvicorn-h11")
-    seen = ask(running, path, request_id)
-    assert seen.same_as(ask(start("uvicorn-h11", "none"), path))
+    running, _ = ask_both(start, "uvicorn-h11", path, request_id)
     check_trace(running.the_transaction(request_id), "abandoned", "aborted")
     (event,) = running.sink.errors()
     assert event["exception"]["values"][-1]["type"] == "GeneratorExit"
@@ -469,9 +451,7 @@ def test_async_body_raises_generator_exit(start: Start, request_id: str) -> None
 )
 def test_exit_in_a_view(start: Start, request_id: str) -> None:
     """The worker ends, and is replaced; what it has to tell is sent before."""
-    running = start("gunicorn-gthread")
-    seen = ask(running, "/raises/SystemExit/", request_id)
-    assert seen.same_as(ask(start("gunicorn-gthread", "none"), "/raises/SystemExit/"))
+    running, seen = ask_both(start, "gunicorn-gthread", "/raises/SystemExit/", request_id)
     assert seen.answer is None
     trace = running.the_transaction(request_id)
     assert trace.status == "internal_error"
@@ -510,9 +490,7 @@ def test_exit_in_a_view_under_asgi(tmp_path: Path, request_id: str) -> None:
 )
 def test_close_raises(start: Start, request_id: str) -> None:
     """The error is the server's, and is reported."""
-    running = start("gunicorn-gthread")
-    seen = ask(running, "/stream-close-raises/", request_id)
-    assert seen.same_as(ask(start("gunicorn-gthread", "none"), "/stream-close-raises/"))
+    running, seen = ask_both(start, "gunicorn-gthread", "/stream-close-raises/", request_id)
     assert seen.answer is not None
     assert seen.answer.body == b"all\n"
     trace = running.the_transaction(request_id)
@@ -529,9 +507,7 @@ def test_close_raises(start: Start, request_id: str) -> None:
 @pytest.mark.parametrize("path", ["/fork/", "/stream-forks/"])
 def test_fork(start: Start, request_id: str, path: str) -> None:
     """The child does not send the parent's transaction, and ends."""
-    running = start("gunicorn-gthread")
-    seen = ask(running, path, request_id)
-    assert seen.same_as(ask(start("gunicorn-gthread", "none"), path))
+    running, seen = ask_both(start, "gunicorn-gthread", path, request_id)
     assert seen.answer is not None
     assert seen.answer.body.endswith(b"0\n")
     trace = running.the_transaction(request_id)

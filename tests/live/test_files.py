@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from running import FILE_CONTENT, Running
 from seen import transactions
-from servers import SERVERS, UWSGI_OFFLOAD, missing
+from servers import SERVERS, UWSGI_OFFLOAD
 
 
 @pytest.fixture
@@ -30,21 +30,13 @@ def test_gunicorn_calls_sendfile(directory: Path, request_id: str) -> None:
     for `fileno`, which gunicorn's wrapper does not have, and hides it in a response of
     its own.
     """
-    if missing(SERVERS["gunicorn-sync"]):
-        pytest.skip(str(missing(SERVERS["gunicorn-sync"])))
     if not strace_works():
         pytest.skip("no strace here, or it may not trace")
     log = directory / "strace"
-    running = Running(
-        SERVERS["gunicorn-sync"],
-        directory,
-        before=["strace", "-f", "-e", "trace=sendfile", "-o", str(log)],
-    )
-    try:
+    strace = ["strace", "-f", "-e", "trace=sendfile", "-o", str(log)]
+    with Running(SERVERS["gunicorn-sync"], directory, before=strace) as running:
         assert running.fetch("/file/", request_id).body == FILE_CONTENT
         trace = running.the_transaction(request_id)
-    finally:
-        running.stop()
     sent = [int(count) for count in re.findall(r"sendfile\(.* = (\d+)$", log.read_text(), re.M)]
     assert sum(sent) == len(FILE_CONTENT)
     assert trace.outcome == "completed"
@@ -57,10 +49,7 @@ def test_uwsgi_offloads_files(directory: Path) -> None:
     It does so only if what the application returned is the very object that it made, and
     says how a response was sent in its log.
     """
-    if missing(UWSGI_OFFLOAD):
-        pytest.skip(str(missing(UWSGI_OFFLOAD)))
-    running = Running(UWSGI_OFFLOAD, directory)
-    try:
+    with Running(UWSGI_OFFLOAD, directory) as running:
         first, second = uuid.uuid4().hex, uuid.uuid4().hex
         # The thread is still sending the first when the second is answered.
         with running.open("/file/", first) as response:
@@ -75,5 +64,3 @@ def test_uwsgi_offloads_files(directory: Path) -> None:
         (trace,) = transactions(running.sink, first)
         assert trace.outcome == "completed"
         running.check()
-    finally:
-        running.stop()

@@ -10,8 +10,7 @@ from typing import Dict, Iterator, List
 import pytest
 from client import fetch
 from running import INTEGRATION, Running
-from servers import SERVERS, Server, _gunicorn, missing
-from test_threads import hold
+from servers import SERVERS, Server, _gunicorn
 
 from sink import EnvelopeSink, Item
 from traces import Trace, traces
@@ -95,26 +94,22 @@ def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
 
 def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Trace]":
     """Hold all of them open, release them, read them to their ends; what Sentry has heard."""
-    reason = missing(server)
-    if reason:
-        pytest.skip(reason)
-    running = Running(server, directory, MAX_OPEN=str(max_open), **ENVIRONMENT)
     streams: "List[socket.socket]" = []
-    try:
-        heard = Heard(running.sink, STREAMS)
-        open_all(running.port, path, streams)
-        # Not all at once: under gevent nothing else would run meanwhile, and a connection to
-        # Sentry that is being used could time out.
-        for start in range(0, STREAMS, BATCH):
-            assert fetch(running.port, f"/-/release?{start}").status == 204
-            for stream in streams[start : start + BATCH]:
-                assert b"last\n" in read_until(stream, b"0\r\n\r\n")
-        heard.wait()
-    finally:
-        for stream in streams:
-            stream.close()
-        # Its end: whatever could be heard has been heard.
-        running.stop()
+    # At its end whatever could be heard has been heard.
+    with Running(server, directory, MAX_OPEN=str(max_open), **ENVIRONMENT) as running:
+        try:
+            heard = Heard(running.sink, STREAMS)
+            open_all(running.port, path, streams)
+            # Not all at once: under gevent nothing else would run meanwhile, and a connection to
+            # Sentry that is being used could time out.
+            for start in range(0, STREAMS, BATCH):
+                assert fetch(running.port, f"/-/release?{start}").status == 204
+                for stream in streams[start : start + BATCH]:
+                    assert b"last\n" in read_until(stream, b"0\r\n\r\n")
+            heard.wait()
+        finally:
+            for stream in streams:
+                stream.close()
     return traces(running.sink)
 
 
@@ -144,25 +139,3 @@ def test_uvicorn(tmp_path: Path) -> None:
 def test_gunicorn_gevent(tmp_path: Path) -> None:
     """1,000 more than max_open_responses: the oldest 1,000 are evicted."""
     check(serve(GEVENT, "/stream-held/", tmp_path, STREAMS - 1000), evicted=1000)
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
-def test_one_process_without_a_server(tmp_path: Path) -> None:
-    """The same, held by their caller: four threads are enough."""
-    with EnvelopeSink() as sink:
-        threads = hold(
-            "ours",
-            STREAMS,
-            tmp_path,
-            sink,
-            MAX_OPEN=str(STREAMS - 1000),
-            **ENVIRONMENT,
-        )
-        found = [trace for trace in traces(sink) if trace.headers["x-request-id"] != "first"]
-    # The timer and one worker were there after the first request.
-    assert threads["with_all"] - threads["after_one"] <= 2
-    outcomes = {int(trace.headers["x-request-id"]): trace.outcome for trace in found}
-    assert len(found) == len(outcomes) == STREAMS
-    evicted = {number for number, outcome in outcomes.items() if outcome == "evicted"}
-    assert evicted == set(range(1000))
-    assert Counter(outcomes.values()) == Counter(evicted=1000, completed=STREAMS - 1000)

@@ -9,7 +9,7 @@ import pytest
 from client import Gate
 from running import INTEGRATION, Running
 from seen import transactions
-from servers import SERVERS, missing
+from servers import SERVERS
 
 PARTS = 20
 SPANS = 5000  # in a part: the SDK's limit, set so by MAX_SPANS
@@ -17,7 +17,6 @@ SPANS = 5000  # in a part: the SDK's limit, set so by MAX_SPANS
 SERVER = SERVERS["gunicorn-gthread"]
 
 pytestmark = [
-    pytest.mark.skipif(bool(missing(SERVER)), reason="no gunicorn here"),
     pytest.mark.skipif(INTEGRATION != "ours", reason="stock has no parts"),
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here"),
 ]
@@ -25,9 +24,8 @@ pytestmark = [
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    running = Running(SERVER, tmp_path, ON_TIMEOUT="continue", MAX_SPANS=str(SPANS))
-    yield running
-    running.stop()
+    with Running(SERVER, tmp_path, ON_TIMEOUT="continue", MAX_SPANS=str(SPANS)) as running:
+        yield running
 
 
 def resident(pid: int) -> int:

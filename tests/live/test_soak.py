@@ -1,4 +1,4 @@
-"""The short form of scripts/soak.py: what is installed, under load."""
+"""The short form of scripts/soak.py, and the workers of the benchmarks: what is installed."""
 
 import importlib.util
 import json
@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-DRIVE = Path(__file__).resolve().parents[2] / "scripts" / "soak_project" / "drive.py"
-NEEDED = ("gevent", "gunicorn", "rich")
+CHECKOUT = Path(__file__).resolve().parents[2]
+SOAK = CHECKOUT / "scripts" / "soak.py"
 
 
 def start(kind: str, requests: int, directory: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(DRIVE), "--json", f"--server={kind}", f"--requests={requests}"],
+        [sys.executable, str(SOAK), "--installed", f"--server={kind}", f"--requests={requests}"],
         cwd=str(directory),
         env={**os.environ, "TMPDIR": str(directory)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         universal_newlines=True,
         # The server is in the group, too.
         start_new_session=True,
@@ -29,26 +30,69 @@ def start(kind: str, requests: int, directory: Path) -> "subprocess.Popen[str]":
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
 @pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="needs " + ", ".join(NEEDED),
+    any(importlib.util.find_spec(name) is None for name in ("gevent", "gunicorn")),
+    reason="needs gevent, gunicorn",
 )
 @pytest.mark.timeout(600)
-def test_20_000_requests_are_heard_of_once_each(tmp_path: Path) -> None:
+def test_20_000_requests_are_received_once_each(tmp_path: Path) -> None:
     """None is lost, double, or left open; no thread and no memory is left behind."""
-    kinds = ("gthread", "gevent")
-    running = [start(kind, 10_000, tmp_path) for kind in kinds]
+    running = {kind: start(kind, 10_000, tmp_path) for kind in ("gthread", "gevent")}
     try:
-        for kind, process in zip(kinds, running):
-            out, err = process.communicate()
-            assert process.returncode == 0, err
-            result = json.loads(out)["servers"][kind]
-            assert result["requests"] == 10_000
-            assert sum(row["transactions"] for row in result["kinds"]) == 10_000
-            # 5 in 100 fail before, and 5 in the midst of a stream.
-            assert sum(row["errors"] for row in result["kinds"]) == 1_000
-            assert (result["open"], result["wrong"]) == (0, [])
+        for kind, process in running.items():
+            out, _ = process.communicate()
+            assert process.returncode == 0, out
+            # 5 in 100 fail before, and 5 in mid-stream.
+            assert f"| gunicorn {kind} | 10,000 | 10,000, 1,000 | 0 | 0 | 0 | " in out
     finally:
-        for process in running:
+        for process in running.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+class Made:
+    """An item as the sink hands it on."""
+
+    def __init__(self, type_: str, number: int, name: str, **contexts: Any) -> None:
+        self.type = type_
+        trace = {"trace_id": f"{number:032}", "status": "internal_error"}
+        self.json = {
+            "request": {"url": f"http://127.0.0.1/{name}/{number}"},
+            "contexts": {"trace": {**trace, **contexts}},
+            "exception": {"values": [{"type": "Soaked", "value": str(number)}]},
+            "spans": [],
+        }
+
+
+def test_soak_notices_what_is_lost_double_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost one and one that came twice do not make up for each other."""
+    monkeypatch.syspath_prepend(str(SOAK.parent / "soak_project"))
+    load = importlib.import_module("load")
+    kinds = [load.kind_of(number).name for number in range(100)]
+    first, second, *_ = [number for number, name in enumerate(kinds) if name == "error"]
+    ledger = load.Ledger(100)
+    before = (ledger.lost(), ledger.double())
+    for type_, number in (("event", first), ("transaction", first), ("event", first)):
+        ledger.take(Made(type_, number, "error"))
+    assert (ledger.lost(), ledger.double(), ledger.problems) == (before[0] - 2, 1, [])
+    ledger.take(Made("event", second, "error", trace_id="another"))
+    ledger.take(Made("transaction", second, "error"))
+    assert ledger.problems == [f"request {second}: its error is in another trace"]
+    ledger.take(Made("transaction", kinds.index("plain"), "plain"))
+    assert "expected ('plain', 'ok', '', 0)" in ledger.problems[-1]
+
+
+@pytest.mark.parametrize("system", ["stock", "ours"])
+def test_benchmarks_serve_their_requests(system: str, tmp_path: Path) -> None:
+    """They use the registry of the runtime, too."""
+    works = ["/plain", "/stream/10", "/astream/10", "/error", "/file", "/plain@2"]
+    works += ["deadline@2"] if system == "ours" else []
+    job = {"system": system, "rate": 1, "lifecycle": "static"}
+    job["works"] = [[work, 1, 2, 1] for work in works]
+    worker = CHECKOUT / "benchmarks" / "worker" / "instructions.py"
+    spans = json.loads(
+        subprocess.check_output([sys.executable, str(worker), json.dumps(job)], cwd=str(tmp_path))
+    )
+    assert list(spans) == works
+    # Upstream's spans of the view, and of the receivers of a signal.
+    assert spans["/plain"] == 2

@@ -5,14 +5,46 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Optional, Tuple
 
-import django
 import pytest
 import sdk
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+HOOK = "import sys, build_backend; print(getattr(build_backend, sys.argv[1])(*sys.argv[2:]))"
+
+
+def run(
+    cwd: Path,
+    *command: str,
+    env: Mapping[str, str],
+    status: int = 0,
+    without: Tuple[str, ...] = (),
+) -> str:
+    """Run a program; return what it printed, both streams together.
+
+    :param without: how further variables begin that it is not to have.
+    """
+    without += ("SENTRY_SDK_VERSION", "SOURCE_DATE_EPOCH", "PYTHONPATH")
+    own = {key: text for key, text in os.environ.items() if not key.startswith(without)}
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**own, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        timeout=600,
+    )
+    assert result.returncode == status, result.stdout
+    return result.stdout
+
+
+def files_of(wheel: Path) -> Dict[str, str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 class Project:
@@ -22,45 +54,48 @@ class Project:
         self.root = root
         self.wheels = wheels
         self.index = wheels.parent / "index"
-        self.env = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in ("SENTRY_SDK_VERSION", "SOURCE_DATE_EPOCH", "PYTHONPATH")
-        }
-        self.env.update(VENDOR_CACHE=str(wheels), PIP_NO_INDEX="1")
-        self.env.update(PIP_FIND_LINKS=str(self.index), SENTRY_NOT_TO_BE_IMPORTED="1")
-
-    def vendor(self, *args: str, status: int = 0, **env: str) -> str:
-        """Run vendor.py; return what it printed, both streams together."""
-        command = [sys.executable, "-W", "error", "scripts/vendor.py", *args]
-        return self.run(*command, status=status, **env)
+        self.env = {"VENDOR_CACHE": str(wheels), "SENTRY_NOT_TO_BE_IMPORTED": "1"}
+        self.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(self.index))
 
     def run(self, *command: str, status: int = 0, **env: str) -> str:
-        result = subprocess.run(
-            command,
-            cwd=self.root,
-            env={**self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            timeout=300,
-        )
-        assert result.returncode == status, result.stdout
-        return result.stdout
+        output = run(self.root, *command, status=status, env={**self.env, **env})
+        assert not re.search(r"(?m)^Traceback", output), output
+        return output
+
+    def vendor(self, *args: str, status: int = 0, **env: str) -> str:
+        command = [sys.executable, "-W", "error", "scripts/vendor.py", *args]
+        return self.run(*command, status=status, **env)
 
     def refused(self, *args: str, status: int = 2, **env: str) -> str:
         """Run vendor.py, which must fail, say so properly, and change nothing."""
         before = self.snapshot()
         output = self.vendor(*args, status=status, **env)
-        assert not re.search(r"(?m)^Traceback", output), output
         assert self.snapshot() == before
         return output
 
+    def hook(
+        self, name: str, *args: str, site: Optional[Path] = None, status: int = 0, **env: str
+    ) -> str:
+        """Call a hook of the build backend in a fresh process, with the SDK beside it."""
+        path = os.pathsep.join(map(str, filter(None, [self.path("scripts"), site])))
+        command = [sys.executable, "-c", HOOK, name, *args]
+        return self.run(*command, status=status, PYTHONPATH=path, **env)
+
+    def build(self, out: Path, release: str, kind: str = "wheel", **env: str) -> Path:
+        """Build a wheel, with that release of the SDK beside the build; return its path."""
+        out.mkdir(exist_ok=True)
+        env.setdefault("SENTRY_SDK_VERSION", release)
+        output = self.hook(f"build_{kind}", str(out), site=self.site(release), **env)
+        return out / output.split()[-1]
+
+    def site(self, release: str) -> Path:
+        return sdk.install(self.wheels.parent / f"site-{release}", release, sdk.RELEASES[release])
+
     def snapshot(self) -> Dict[str, bytes]:
         return {
-            str(path.relative_to(self.root)): path.read_bytes()
+            path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in self.root.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and "__pycache__" not in path.parts and "LICENSE." not in path.name
         }
 
     def path(self, name: str) -> Path:
@@ -80,7 +115,7 @@ class Project:
 
     def release(self, release: str, files: Mapping[str, str], **kwargs: object) -> Path:
         """Publish a release of the SDK."""
-        return sdk.wheel(self.index, release, files, **kwargs)
+        return sdk.wheel(self.index, release, files, **kwargs)  # type: ignore[arg-type]
 
     def vendored(self, name: str) -> str:
         return self.text(f"vendored_integration/_vendor/{name}")
@@ -88,14 +123,11 @@ class Project:
 
 @pytest.fixture(scope="session")
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two releases, each with its directory, locked."""
+    """Two releases, each with its directory."""
     directory = tmp_path_factory.mktemp("template")
     root = directory / "project"
-    shutil.copytree(
-        CHECKOUT / "scripts",
-        root / "scripts",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "scripts", root / "scripts", ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(CHECKOUT / name, root / name)
     project = Project(root, directory / "wheels")
@@ -105,11 +137,8 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for release, files in sdk.RELEASES.items():
         project.release(release, files)
     # Nothing is downloaded but the SDK: the environment that runs the tests has the rest.
-    libraries = str(Path(django.__file__).parents[1])
-    project.replace("scripts/pipeline/drive.py", "_libraries(python, [", "Path(*[")
-    project.replace(
-        "scripts/pipeline/drive.py", 'DJANGO, "packaging", *requires]', f"{libraries!r}]"
-    )
+    project.replace("scripts/pipeline/drive.py", 'DJANGO, "packaging"', '"--no-deps"')
+    project.replace("scripts/pipeline/drive.py", '"-S", ', "")
     project.vendor("port", "--all")
     return directory
 

@@ -4,12 +4,10 @@ Nothing here is taken from a real release. `CORE` is what the integration needs 
 SDK, `FILES` are those that are vendored, `OURS` stands for the hand-written package.
 """
 
-import base64
-import hashlib
 import sys
 import zipfile
 from pathlib import Path
-from typing import Dict, Mapping, Optional
+from typing import Mapping
 
 #: `SENTRY_NOT_TO_BE_IMPORTED` is set for the build, which must read and never run.
 CORE = {
@@ -22,16 +20,8 @@ if "SENTRY_NOT_TO_BE_IMPORTED" in os.environ:
     raise ImportError("the build must not import it")
 
 _client = None
-_scope = contextvars.ContextVar("scope", default=None)
-_span = contextvars.ContextVar("span", default=None)
-
-
-class Scope:
-    def __init__(self):
-        self.processors = []
-
-    def add_event_processor(self, processor):
-        self.processors.append(processor)
+_processors = contextvars.ContextVar("processors")
+_spans = contextvars.ContextVar("spans", default=None)
 
 
 class Item:
@@ -39,28 +29,8 @@ class Item:
         self.type, self.json, self.payload, self.items = type, json, self, [self]
 
 
-class Span:
-    def __init__(self, op):
-        self.op, self.parent, self.spans = op, _span.get(), []
-
-    def __enter__(self):
-        self.token = _span.set(self)
-        return self
-
-    def __exit__(self, *exc_info):
-        _span.reset(self.token)
-        if self.parent is not None:
-            self.parent.spans.append({"op": self.op})
-        elif _client is not None:
-            _client.capture_envelope(Item("transaction", {"spans": self.spans}))
-
-
-def start_span(op):
-    return Span(op)
-
-
-def start_transaction():
-    return Span("http.server")
+class Scope:
+    add_event_processor = property(lambda self: _processors.get().append)
 
 
 def init(transport, integrations, **options):
@@ -78,26 +48,46 @@ def flush():
     pass
 
 
+def _send(*item):
+    if _client is not None:
+        _client.capture_envelope(Item(*item))
+
+
 @contextlib.contextmanager
 def isolation_scope():
-    token = _scope.set(Scope())
+    token = _processors.set([])
+    yield Scope()
+    _processors.reset(token)
+
+
+@contextlib.contextmanager
+def start_transaction():
+    token = _spans.set([])
     try:
-        yield _scope.get()
+        yield
     finally:
-        _scope.reset(token)
+        _send("transaction", {"spans": _spans.get()})
+        _spans.reset(token)
+
+
+@contextlib.contextmanager
+def start_span(op):
+    if _spans.get() is not None:
+        _spans.get().append({"op": op})
+    yield
 
 
 def capture_event(event):
-    for processor in _scope.get().processors:
+    for processor in _processors.get():
         event = processor(event)
-    if _client is not None:
-        _client.capture_envelope(Item("event", event))
+    _send("event", event)
 """,
     "transport.py": "class Transport:\n    pass\n",
     "utils.py": "def event_from_exception(exc_info):\n    return {}\n",
     "serializer.py": "def add_global_repr_processor(processor):\n    return processor\n",
     "integrations/__init__.py": "",
     "integrations/asgi.py": "class SentryAsgiMiddleware:\n    pass\n",
+    "integrations/wsgi_core.py": "class SentryWsgiMiddleware:\n    pass\n",
 }
 
 WSGI = """\
@@ -149,9 +139,6 @@ def _capture_exception():
 class _ScopedResponse:
     def __init__(self, scope, response):
         self.response = response
-
-    def __iter__(self):
-        return iter(self.response)
 
 
 def _make_wsgi_event_processor(environ):
@@ -205,7 +192,10 @@ def report(**kwargs):
         _capture_exception()
 """
 
-ASGI = '''\
+FILES = {
+    "wsgi.py": WSGI,
+    "django/__init__.py": DJANGO,
+    "django/asgi.py": '''\
 """Used by `sentry_sdk.integrations.django` only."""
 
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
@@ -213,9 +203,9 @@ from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 
 def patch_asgi():
     return SentryAsgiMiddleware
-'''
-
-MIDDLEWARE = """\
+''',
+    "django/caching.py": "def patch_caching():\n    pass\n",
+    "django/middleware.py": """\
 import sentry_sdk
 
 
@@ -223,9 +213,8 @@ def check(integration):
     if not integration.middleware_spans:
         return None
     return sentry_sdk.start_span(op="middleware")
-"""
-
-SIGNALS = """\
+""",
+    "django/signals_handlers.py": """\
 from django.dispatch import Signal
 
 
@@ -236,9 +225,14 @@ def patch_signals():
         return old_live_receivers(self, sender)
 
     Signal._live_receivers = _sentry_live_receivers
-"""
-
-VIEWS = """\
+""",
+    "django/templates.py": "TEMPLATES = 1\n",
+    "django/transactions.py": """\
+def get_regex(resolver_or_pattern):
+    regex = resolver_or_pattern.regex
+    return regex
+""",
+    "django/views.py": """\
 from django.core.handlers.base import BaseHandler
 
 
@@ -249,24 +243,7 @@ def patch_views():
         return old_make_view_atomic(self, view)
 
     BaseHandler.make_view_atomic = sentry_patched_make_view_atomic
-"""
-
-TRANSACTIONS = """\
-def get_regex(resolver_or_pattern):
-    regex = resolver_or_pattern.regex
-    return regex
-"""
-
-FILES = {
-    "wsgi.py": WSGI,
-    "django/__init__.py": DJANGO,
-    "django/asgi.py": ASGI,
-    "django/caching.py": "def patch_caching():\n    pass\n",
-    "django/middleware.py": MIDDLEWARE,
-    "django/signals_handlers.py": SIGNALS,
-    "django/templates.py": "TEMPLATES = 1\n",
-    "django/transactions.py": TRANSACTIONS,
-    "django/views.py": VIEWS,
+""",
 }
 # The later release has one file more, and differs in a line that no edit touches.
 LATER = {
@@ -291,36 +268,23 @@ def close_aware(method):
         if _wsgi_middleware_applied.get(False):
             return self.app(environ, start_response)
         steps = method(self, environ, start_response)
-        application = next(steps)
-        try:
-            return Response(steps, application())
-        except Exception as error:
-            steps.throw(error)
-            raise
+        return finish(steps, next(steps)())
 
     return call
 
 
-class Response:
-    def __init__(self, steps, response):
-        self.steps, self.response = steps, response
-
-    def __iter__(self):
-        try:
-            yield from self.response
-        except Exception as error:
-            steps, self.steps = self.steps, iter(())
-            steps.throw(error)
-
-    def close(self):
-        self.response.close()
-        for _ in self.steps:
-            pass
-
-
-class _ScopedResponse:
-    def __init__(self, scope, response):
+def finish(steps, response):
+    try:
+        yield from response
+        response.close()
+    except Exception as error:
+        steps.throw(error)
+    for _ in steps:
         pass
+
+
+def _ScopedResponse(scope, response):
+    pass
 
 
 def is_disposal(error):
@@ -330,32 +294,22 @@ def is_disposal(error):
     "runtime/spared.py": """\
 from sentry_sdk import start_span
 
-
-def wanted():
-    return True
-
-
-def if_wanted(patched, original):
-    return patched
-
-
-def EventProcessor(make, *arguments):
-    return make(*arguments)
-
-
-def for_query_sets(add):
-    return add
+wanted = lambda: True
+if_wanted = lambda patched, original: patched
+EventProcessor = lambda make, *arguments: make(*arguments)
+for_query_sets = lambda add: add
 """,
 }
 
 
-def contents(
+def wheel(
+    directory: Path,
     release: str,
     files: Mapping[str, str],
-    license: Optional[str] = LICENSE,
+    license: str = LICENSE,
     core: Mapping[str, str] = CORE,
-) -> Dict[str, bytes]:
-    """What the release installs, by path."""
+) -> Path:
+    """Write the release's wheel; the same input gives the same bytes."""
     info = f"sentry_sdk-{release}.dist-info"
     texts = {f"sentry_sdk/{name}": text for name, text in core.items()}
     texts.update({f"sentry_sdk/integrations/{name}": text for name, text in files.items()})
@@ -364,31 +318,19 @@ def contents(
         f"Classifier: Programming Language :: Python :: 3.{sys.version_info[1]}\n"
     )
     texts[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    if license is not None:
+    if license:
         texts[f"{info}/licenses/LICENSE"] = license
-    result = {name: text.encode() for name, text in texts.items()}
-    rows = []
-    for name, data in result.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=")
-        rows.append(f"{name},sha256={digest.decode()},{len(data)}\n")
-    rows.append(f"{info}/RECORD,,\n")
-    return {**result, f"{info}/RECORD": "".join(rows).encode()}
-
-
-def wheel(directory: Path, release: str, files: Mapping[str, str], **kwargs: object) -> Path:
-    """Write the release's wheel; the same input gives the same bytes."""
+    texts[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*texts, f"{info}/RECORD"])
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"sentry_sdk-{release}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in contents(release, files, **kwargs).items():  # type: ignore[arg-type]
-            archive.writestr(zipfile.ZipInfo(name), data)
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text.encode())
     return path
 
 
 def install(directory: Path, release: str, files: Mapping[str, str]) -> Path:
     """Write the release as pip installs it; the directory goes on PYTHONPATH."""
-    for name, data in contents(release, files).items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    with zipfile.ZipFile(wheel(directory.parent / "wheel", release, files)) as archive:
+        archive.extractall(directory)
     return directory

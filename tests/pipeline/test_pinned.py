@@ -13,10 +13,10 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import venv
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
+import conftest
 import pytest
 from conftest import CHECKOUT
 
@@ -24,32 +24,27 @@ pytestmark = pytest.mark.network
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-UV = str(SCRIPTS / "uv")
-POETRY = str(SCRIPTS / "poetry")
-# poetry looks for releases that are for each of them.
-PYTHONS = f">={sys.version_info[0]}.{sys.version_info[1]}"
+UV, POETRY = str(SCRIPTS / "uv"), str(SCRIPTS / "poetry")
 
 # The team's SDK -> the build that it must get.
 RELEASES = {"2.29.1": "2.29.1.1", "2.75.0": "2.75.0.1"}
-teams = pytest.mark.parametrize(("release", "version"), RELEASES.items())
+teams = pytest.mark.parametrize("release", RELEASES)
 
+# poetry looks for releases that are for each of the Pythons.
 PROJECT = f"""\
 [project]
 name = "shop"
 version = "1"
-requires-python = "{PYTHONS}"
+requires-python = ">={sys.version_info[0]}.{sys.version_info[1]}"
 dependencies = []
+
+[tool.poetry]
+package-mode = false
 """
 
 
 def run(cwd: Path, *command: str, status: int = 0, **env: str) -> str:
     """Run in an environment without settings of pip, uv or poetry, and without index."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("PIP_", "UV_", "POETRY_"))
-        and key not in ("SENTRY_SDK_VERSION", "SOURCE_DATE_EPOCH", "PYTHONPATH", "VIRTUAL_ENV")
-    }
     only = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
@@ -67,17 +62,8 @@ def run(cwd: Path, *command: str, status: int = 0, **env: str) -> str:
         "NO_COLOR": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    result = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**clean, **only, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        timeout=600,
-    )
-    assert result.returncode == status, result.stdout
-    return result.stdout
+    without = ("PIP_", "UV_", "POETRY_", "VIRTUAL_ENV")
+    return conftest.run(cwd, *command, status=status, env={**only, **env}, without=without)
 
 
 @pytest.fixture(scope="session")
@@ -87,95 +73,75 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vendor = [sys.executable, "scripts/vendor.py", "wheels", *RELEASES, "--out", str(directory)]
     subprocess.run(vendor, cwd=CHECKOUT, check=True)
     for release in RELEASES:
-        wanted = [f"sentry-sdk=={release}", "vendored-integration"]
-        # Locks are for every platform, and Django wants this one on Windows.
-        wanted.append("tzdata")
+        # Locks are for every platform, and Django wants tzdata on Windows.
+        wanted = [f"sentry-sdk=={release}", "vendored-integration", "tzdata"]
         where = ["--find-links", str(directory), "--dest", str(directory)]
         command = [*PIP, "download", "--quiet", "--only-binary=:all:", *where, *wanted]
         subprocess.run(command, check=True)
     return directory
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> Path:
-    venv.create(tmp_path / ".venv")
-    return tmp_path / ".venv" / "bin" / "python"
-
-
-def check(directory: Path, release: str, version: str) -> None:
-    """What the environment in the directory has, by its own words."""
+def install(directory: Path, *args: str) -> List[str]:
+    """The command that installs into a new environment in the directory."""
     python = directory / ".venv" / "bin" / "python"
-    found = json.loads(run(directory, str(python), "-m", "vendored_integration", "--json"))
+    if not python.exists():
+        command = [sys.executable, "-m", "venv", "--without-pip", str(directory / ".venv")]
+        subprocess.run(command, check=True)
+    return [*PIP, "--python", str(python), "install", *args]
+
+
+def check(directory: Path, release: str) -> None:
+    """What the environment in the directory has, by its own words."""
+    python = str(directory / ".venv" / "bin" / "python")
+    found = json.loads(run(directory, python, "-m", "vendored_integration", "--json"))
     assert found["ok"], found
     assert found["installed"]["sentry-sdk"] == release
-    assert found["installed"]["vendored-integration"] == version
+    assert found["installed"]["vendored-integration"] == RELEASES[release]
 
 
 @teams
-def test_pip_chooses_the_build(
-    dist: Path, python: Path, tmp_path: Path, release: str, version: str
-) -> None:
-    """Also with the SDK pinned in a constraints file only."""
-    install = [*PIP, "--python", str(python), "install", "--find-links", str(dist)]
-    run(tmp_path, *install, f"sentry-sdk=={release}", "vendored-integration")
-    check(tmp_path, release, version)
+def test_pip_chooses_the_build(dist: Path, tmp_path: Path, release: str) -> None:
+    """Also with the SDK pinned in a constraints file only; and it refuses another SDK."""
+    command = install(tmp_path, "--find-links", str(dist))
+    run(tmp_path, *command, f"sentry-sdk=={release}", "vendored-integration")
+    check(tmp_path, release)
     (tmp_path / "constraints.txt").write_text(f"sentry-sdk=={release}\n")
-    again = [*install, "--dry-run", "--force-reinstall", "-c", "constraints.txt"]
-    assert f"vendored-integration-{version}" in run(tmp_path, *again, "vendored-integration")
+    again = [*command, "--dry-run", "--force-reinstall", "-c", "constraints.txt"]
+    output = run(tmp_path, *again, "vendored-integration")
+    assert f"vendored-integration-{RELEASES[release]}" in output
+    (other,) = {*RELEASES} - {release}
+    output = run(tmp_path, *again, f"vendored-integration=={other}.*", status=1)
+    assert f"depends on sentry-sdk=={other}" in output
 
 
-def test_pip_refuses_another_sdk(dist: Path, python: Path, tmp_path: Path) -> None:
-    install = [*PIP, "--python", str(python), "install", "--find-links", str(dist)]
-    wanted = ["sentry-sdk==2.29.1", "vendored-integration==2.75.0.*"]
-    output = run(tmp_path, *install, *wanted, status=1)
-    assert "depends on sentry-sdk==2.75.0" in output
-
-
-@teams
-def test_pip_with_hashes(
-    dist: Path, python: Path, tmp_path: Path, release: str, version: str
-) -> None:
+def test_pip_with_hashes(dist: Path, tmp_path: Path) -> None:
     """The file is uv's; and pip refuses a wheel that has one byte more."""
-    (tmp_path / "dist").mkdir()
-    for wheel in dist.glob("*.whl"):
-        shutil.copy(wheel, tmp_path / "dist")
-    (tmp_path / "requirements.in").write_text(f"sentry-sdk=={release}\nvendored-integration\n")
+    shutil.copytree(dist, tmp_path / "dist")
+    (tmp_path / "requirements.in").write_text("sentry-sdk==2.29.1\nvendored-integration\n")
     lock = ["pip", "compile", "--generate-hashes", "--find-links", "dist", "requirements.in"]
     run(tmp_path, UV, *lock, "-o", "requirements.txt")
     text = (tmp_path / "requirements.txt").read_text()
-    assert f"vendored-integration=={version} \\\n    --hash=sha256:" in text
-    install = [*PIP, "--python", str(python), "install", "--require-hashes"]
-    install += ["--find-links", "dist", "-r", "requirements.txt"]
-    run(tmp_path, *install)
-    check(tmp_path, release, version)
-
-    wheel = tmp_path / "dist" / f"vendored_integration-{version}-py3-none-any.whl"
-    with wheel.open("ab") as file:
+    assert "vendored-integration==2.29.1.1 \\\n    --hash=sha256:" in text
+    wanted = ["--require-hashes", "--find-links", "dist", "-r", "requirements.txt"]
+    command = install(tmp_path, *wanted)
+    run(tmp_path, *command)
+    check(tmp_path, "2.29.1")
+    with (tmp_path / "dist" / "vendored_integration-2.29.1.1-py3-none-any.whl").open("ab") as file:
         file.write(b"\0")
-    output = run(tmp_path, *install, "--force-reinstall", status=1)
-    assert "DO NOT MATCH THE HASHES" in output
-    assert wheel.name in output or "vendored-integration" in output
+    assert "DO NOT MATCH THE HASHES" in run(tmp_path, *command, "--force-reinstall", status=1)
 
 
 @teams
-def test_uv_pip(dist: Path, python: Path, tmp_path: Path, release: str, version: str) -> None:
-    wanted = [f"sentry-sdk=={release}", "vendored-integration"]
-    install = ["pip", "install", "--python", str(python), "--find-links", str(dist)]
-    run(tmp_path, UV, *install, *wanted)
-    check(tmp_path, release, version)
-
-
-@teams
-def test_uv_project(dist: Path, tmp_path: Path, release: str, version: str) -> None:
-    """The lock has the hash, and installs the same again."""
+def test_uv(dist: Path, tmp_path: Path, release: str) -> None:
+    """The project's lock has the hash, and installs the same again."""
     links = ["--find-links", str(dist)]
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     run(tmp_path, UV, "add", *links, f"sentry-sdk=={release}", "vendored-integration")
     text = (tmp_path / "uv.lock").read_text()
-    assert f'name = "vendored-integration"\nversion = "{version}"' in text
+    assert f'name = "vendored-integration"\nversion = "{RELEASES[release]}"' in text
     shutil.rmtree(tmp_path / ".venv")
     run(tmp_path, UV, "sync", "--locked", *links)
-    check(tmp_path, release, version)
+    check(tmp_path, release)
 
 
 @pytest.fixture(scope="session")
@@ -199,34 +165,28 @@ def index(dist: Path) -> Iterator[str]:
 
 
 @teams
-def test_pip_from_an_index(
-    index: str, python: Path, tmp_path: Path, release: str, version: str
-) -> None:
-    install = [*PIP, "--python", str(python), "install", "--index-url", index]
-    wanted = [f"sentry-sdk=={release}", "vendored-integration"]
-    run(tmp_path, *install, *wanted, PIP_NO_INDEX="0")
-    check(tmp_path, release, version)
-
-
-@teams
-def test_poetry_from_an_index(index: str, tmp_path: Path, release: str, version: str) -> None:
-    """Everything else comes from what stands for the public index."""
-    (tmp_path / "pyproject.toml").write_text(f"{PROJECT}\n[tool.poetry]\npackage-mode = false\n")
+def test_from_an_index(index: str, tmp_path: Path, release: str) -> None:
+    """poetry, and pip into the same environment; all else comes from what stands for PyPI."""
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
     run(tmp_path, POETRY, "source", "add", "--priority", "primary", "public", index)
     run(tmp_path, POETRY, "source", "add", "--priority", "explicit", "wheels", index)
     run(tmp_path, POETRY, "add", f"sentry-sdk=={release}")
     run(tmp_path, POETRY, "add", "--source", "wheels", f"vendored-integration=={release}.*")
-    check(tmp_path, release, version)
-    assert f"vendored_integration-{version}" in (tmp_path / "poetry.lock").read_text()
+    check(tmp_path, release)
+    assert f"vendored_integration-{RELEASES[release]}" in (tmp_path / "poetry.lock").read_text()
+    command = install(tmp_path, "--index-url", index, "--force-reinstall")
+    wanted = [f"sentry-sdk=={release}", "vendored-integration"]
+    run(tmp_path, *command, *wanted, PIP_NO_INDEX="0")
+    check(tmp_path, release)
 
 
 def test_poetry_from_a_file(dist: Path, index: str, tmp_path: Path) -> None:
     """Without an index for the wheel; poetry refuses the build for another SDK."""
-    (tmp_path / "pyproject.toml").write_text(f"{PROJECT}\n[tool.poetry]\npackage-mode = false\n")
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
     run(tmp_path, POETRY, "source", "add", "--priority", "primary", "public", index)
     run(tmp_path, POETRY, "add", "sentry-sdk==2.29.1")
-    other = dist / "vendored_integration-2.75.0.1-py3-none-any.whl"
-    assert "sentry-sdk (2.75.0)" in run(tmp_path, POETRY, "add", str(other), status=1)
-    wheel = str(dist / "vendored_integration-2.29.1.1-py3-none-any.whl")
-    run(tmp_path, POETRY, "add", wheel)
-    check(tmp_path, "2.29.1", "2.29.1.1")
+    name = "vendored_integration-{}-py3-none-any.whl"
+    other = str(dist / name.format("2.75.0.1"))
+    assert "sentry-sdk (2.75.0)" in run(tmp_path, POETRY, "add", other, status=1)
+    run(tmp_path, POETRY, "add", str(dist / name.format("2.29.1.1")))
+    check(tmp_path, "2.29.1")

@@ -28,7 +28,7 @@ from support.apps import (
     serve_asgi,
     streaming_app,
 )
-from support.asgi import Connection, read
+from support.asgi import read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
@@ -180,24 +180,6 @@ def test_two_requests_interleaved(sentry, way):
     seen = sorted([name for name in root.names() if name[0] in "AB"] for root in roots)
     assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
     assert len({root.trace_id for root in roots}) == 2
-
-
-def test_two_requests_in_one_loop(init):
-    """The same where both have one event loop."""
-    init()
-
-    async def main():
-        app = bound_app("asgi-django", lambda: iter([report(), report()]))
-        connections = [Connection(app, path, slow=True) for path in ("/A", "/B")]
-        for number in (1, 2, 3):
-            for connection in connections:
-                await connection.want(number)
-                await connection.sent(min(number, 2))
-        return [(await connection.end(), connection.chunks) for connection in connections]
-
-    if not ASYNC_BODIES:
-        pytest.skip("Django has no async bodies yet")
-    assert asyncio.run(main()) == [(None, [b"A A;"] * 2), (None, [b"B B;"] * 2)]
 
 
 def test_scope_of_the_view_is_the_body_s(sentry):

@@ -23,7 +23,7 @@ from support.asgi import Connection, make_scope, read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
-from vendored_integration import DjangoIntegration, stats
+from vendored_integration import stats
 from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
@@ -149,22 +149,6 @@ def test_error_that_the_server_logs(init, lifecycle, where, streaming, finish_on
             WsgiClient(app).read()
         log_in_server(caught.value)
         assert len(sentry.errors()) == number
-
-
-@every_way
-def test_error_after_the_deadline_that_the_server_logs(init, lifecycle, way):
-    """The transaction has been sent before."""
-    sentry = init(lifecycle, DjangoIntegration(response_timeout=0.05))
-
-    def body():
-        yield b"a"
-        failing()
-
-    client = open_stream(way, streaming_app(way, body, response_timeout=0.05))
-    client.take()
-    sentry.root()
-    log_in_server(error_of(client))
-    assert len(sentry.errors()) == 1
 
 
 def test_errors_that_are_not_ours_are_logged(sentry):

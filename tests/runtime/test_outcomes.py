@@ -11,6 +11,7 @@ from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from support.apps import ASGI_WAYS, WAYS, open_stream, serve, serve_asgi, streaming_app
 from support.sdk import TRACE_HEAD, start_span, status_of
 from support.wsgi import WsgiClient
+from test_errors import log_in_server
 
 from vendored_integration import DjangoIntegration
 from vendored_integration.wsgi import SentryWsgiMiddleware
@@ -197,8 +198,9 @@ def test_error_after_the_deadline_is_in_the_trace(opened, way):
     sentry, client = opened(way, b"a", ValueError("late"), path="/late", response_timeout=0.1)
     client.take(1)
     root = sentry.root()
-    with pytest.raises(ValueError, match="late"):
+    with pytest.raises(ValueError, match="late") as caught:
         client.read()
+    log_in_server(caught.value)
     assert sentry.one_error(root)["request"]["url"].endswith("/late")
     assert sentry.root().outcome == "timed_out"
 

@@ -11,7 +11,6 @@ from wsgiref.util import FileWrapper
 
 import pytest
 import sentry_sdk.integrations.wsgi as stock
-from django.db import connection
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from support.apps import WAYS, serve, streaming_app
 from support.program import run
@@ -309,21 +308,6 @@ def test_frames_are_those_of_stock():
     assert all(source in our_sources for source in stock_sources)
     assert len(our_sources) > len(stock_sources) > 0
     assert not [source for source in our_sources if "vendored" in str(source)]
-
-
-def test_database_span_is_a_child_of_the_body_s_span(sentry):
-    """Parents are what the application says."""
-
-    def view(request):
-        def body():
-            with start_span("batch"):
-                connection.cursor().execute("select 1")
-                yield b"a"
-
-        return StreamingHttpResponse(body())
-
-    WsgiClient(serve(view)).read()
-    assert sentry.root().parent_of("select 1") == "batch"
 
 
 def test_file_response_with_new_streaming_content(sentry, tmp_path):

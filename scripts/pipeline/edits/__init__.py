@@ -115,7 +115,7 @@ def target(node: Any) -> ast.AST:
     return found
 
 
-def generate(texts: Mapping[str, str]) -> dict[str, str]:
+def generate(texts: Mapping[str, str]) -> dict[str, bytes]:
     """Each edit's patch for these files, by the name of its file.
 
     :param texts: upstream's files, their imports rewritten.

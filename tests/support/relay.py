@@ -2,6 +2,9 @@
 
 from typing import Any, Dict, Iterator, List
 
+import sentry_relay
+from sentry_relay.processing import StoreNormalizer
+
 
 def complaints(event: Dict[str, Any]) -> List[str]:
     """What Relay's normaliser rejects in this event; empty: nothing.
@@ -10,9 +13,6 @@ def complaints(event: Dict[str, Any]) -> List[str]:
     removes the values it cannot use, and says so in `_meta`, which mirrors the event's structure:
     the key "" holds the remarks on the value at that place, `err` among them.
     """
-    import sentry_relay
-    from sentry_relay.processing import StoreNormalizer
-
     try:
         normalized = StoreNormalizer().normalize_event(event)
     except sentry_relay.RelayError as error:

@@ -1,0 +1,202 @@
+"""The measurements: instructions and memory by processes of their own, seconds by pyperf."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import tables
+
+from upstream.environment import Refused, clean_environ, last_lines, make_environment
+
+WORKER = Path(__file__).resolve().parent / "worker"
+
+COMMON = ["Django>=4.2,<5.3", "pyperf"]
+# The older package traces requests on every SDK so far, and asks for none in particular.
+SENTRY = [*COMMON, "packaging", "shr_span_recorder==0.1.0"]
+OTHERS = {
+    "otel": [f"opentelemetry-instrumentation-{name}" for name in ("asgi", "django", "wsgi")],
+    "ddtrace": ["ddtrace"],
+}
+
+STREAMS = ["/stream/100", "/stream/10000", "/astream/100", "/astream/10000"]
+LENGTHS = ["/stream/10", "/stream/1000", "/stream/100000", "/stream/1000000"]
+MEANWHILE = [f"/plain@{number}" for number in (0, 10, 100, 1_000, 10_000)]
+MEANWHILE += [f"deadline@{number}" for number in (0, 100, 10_000, 100_000)]
+
+
+class Job(NamedTuple):
+    """A process under callgrind: one system in one configuration, and several works."""
+
+    system: str
+    rate: int
+    lifecycle: str
+    works: list[str]
+
+
+def jobs(systems: list[str], quick: bool) -> Iterator[Job]:
+    """Yield what is counted; bare Django has no rate and no lifecycle."""
+    for system in systems:
+        for lifecycle in ("static", "stream") if system in ("stock", "ours") else ("static",):
+            for rate in (0, 1) if system != "bare" else (0,):
+                works = ["/plain"]
+                targeted = system == "bare" or (rate == 1 and lifecycle == "static")
+                if system != "ours-close" and (targeted or not quick):
+                    works += [work for work in STREAMS if system != "older" or work[1] != "a"]
+                if system != "ours-close" and not quick:
+                    works += ["/stream/1", "/error", "/file"]
+                    if targeted and system in ("bare", "ours"):
+                        works += LENGTHS
+                    if (system, rate, lifecycle) == ("ours", 0, "static"):
+                        works += MEANWHILE
+                yield Job(system, rate, lifecycle, works)
+
+
+def counts(work: str) -> tuple[int, int]:
+    """Requests of the two runs whose difference is taken: start-up cancels out."""
+    chunks = int("0" + work.partition("stream/")[2])
+    if work.startswith("deadline"):
+        return 100, 1_100
+    return (20, 60) if chunks < 100 else (3, 9) if chunks == 100 else (0, 1)
+
+
+class Machine:
+    """Runs the workers, each system in its environment."""
+
+    def __init__(self, systems: list[str], package: Path | None) -> None:
+        found = [system for system in systems if system in OTHERS]
+        self._pythons = {
+            system: str(make_environment(f"benchmarks-{system}", [*COMMON, *OTHERS[system]]))
+            for system in found
+        }
+        self.variables = {**clean_environ(), "PYTHONHASHSEED": "0", "NO_PROXY": "127.0.0.1"}
+        if package is not None:
+            self.variables["PYTHONPATH"] = str(package)
+
+    def output(self, system: str, command: list[str], *before: str, **variables: str) -> str:
+        """What a worker prints. Errors: `Refused`"""
+        done = subprocess.run(
+            [
+                *before,
+                self._pythons.get(system, sys.executable),
+                str(WORKER / command[0]),
+                *command[1:],
+            ],
+            env={**self.variables, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            errors="replace",
+        )
+        if done.returncode:
+            raise Refused(f"{system}: {command[0]} has failed\n{last_lines(done.stderr)}")
+        return done.stdout
+
+    def instructions(self, job: Job, rounds: int) -> dict[str, float]:
+        """Count instructions and spans, for each work of a request."""
+        works = [[work, *counts(work), rounds] for work in job.works]
+        asked = {**job._asdict(), "system": job.system.replace("-", "_"), "works": works}
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+            valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--dump-before=getpgid"]
+            valgrind.append(f"--callgrind-out-file={directory}/out")
+            spans = json.loads(
+                self.output(job.system, ["instructions.py", json.dumps(asked)], *valgrind)
+            )
+            # Every second dump is what lies between two runs.
+            totals = [int(found[1]) for found in map(_total, _dumps(Path(directory))) if found][
+                1::2
+            ]
+        values: dict[str, float] = {}
+        for work in job.works:
+            name = f"{job.system} {work} {job.rate} {job.lifecycle}"
+            few, many = counts(work)
+            costs = []
+            for _ in range(rounds):
+                short, long = totals.pop(0), totals.pop(0)
+                costs.append((long - short) / (many - few))
+            values[f"instructions {name}"] = round(statistics.median(costs))
+            values[f"spans {name}"] = spans[work]
+        return values
+
+    def memory(self, system: str, rate: int) -> dict[str, float]:
+        out = self.output(system, ["memory.py", system, str(rate), str(tables.OPEN)])
+        return {f"memory {system} {what} {rate}": value for what, value in json.loads(out).items()}
+
+    def seconds(self, file: Path, system: str, rate: int, works: list[str], *options: str) -> None:
+        """Add to a file of pyperf's."""
+        job = json.dumps({"system": system.replace("-", "_"), "rate": rate, "works": works})
+        names = ",".join([*self.variables, "BENCHMARK"])
+        command = ["seconds.py", f"--append={file}", f"--inherit-environ={names}", "--quiet"]
+        self.output(system, [*command, "--loops=1", *options], BENCHMARK=job)
+
+
+def _dumps(directory: Path) -> list[Path]:
+    numbered = [(re.search(r"\.(\d+)$", path.name), path) for path in directory.iterdir()]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
+
+
+def _total(dump: Path) -> re.Match[str] | None:
+    return re.search(r"(?m)^totals: (\d+)", dump.read_text("utf-8", "replace"))
+
+
+def count(machine: Machine, systems: list[str], quick: bool) -> dict[str, float]:
+    """Instructions and memory: processes side by side, since nothing here depends on time."""
+    values: dict[str, float] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        works = [
+            (f"{job.system}, rate {job.rate}, {job.lifecycle}", job.system,
+             pool.submit(machine.instructions, job, 1 if quick else 3))
+            for job in jobs(systems, quick)
+        ]  # fmt: skip
+        rates = (1,) if quick else (0, 1)
+        for system, rate in [("bare", 0), *itertools.product(("stock", "ours"), rates)]:
+            works.append((f"memory of {system}", system, pool.submit(machine.memory, system, rate)))
+        for title, system, work in works:
+            try:
+                values.update(work.result())
+                print(f"{time.strftime('%H:%M:%S')} {title}", flush=True)
+            except Refused as error:
+                # valgrind does not know every instruction of others' binaries.
+                if system not in ("older", *OTHERS):
+                    raise
+                print(f"left out: {error}")
+    return values
+
+
+def clock(machine: Machine, systems: list[str], values: dict[str, float]) -> str:
+    """Add seconds to the values; pyperf's table of the systems."""
+    import pyperf
+
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        files = {system: Path(directory, f"{system}.json") for system in systems}
+        parts = Path(directory, "parts.json")
+        # All systems in each round: what is compared is measured at about the same time.
+        for number in range(3):
+            print(f"{time.strftime('%H:%M:%S')} seconds, round {number + 1} of 3", flush=True)
+            for system, file in files.items():
+                for rate in (0, 1):
+                    machine.seconds(file, system, rate, ["/plain", "/stream/100"], "--processes=2")
+            machine.seconds(parts, "ours", 0, ["deadline", "timer"], "--processes=2")
+            # sentry_sdk.init() imports the stock integration in any case: ours comes on top.
+            stock, ours = "import sentry_sdk.integrations.django", "vendored_integration.django"
+            once = ["--processes=10", "--values=1", "--warmups=0"]
+            machine.seconds(parts, "stock", 0, [stock, f"{stock} {ours}"], *once)
+        for found in pyperf.BenchmarkSuite.load(str(parts)):
+            name = found.get_name().split()
+            title = name[0] if len(name) == 1 else f"import {'ours' if len(name) > 2 else 'stock'}"
+            values[f"seconds {title}"] = min(found.get_values())
+        command = [sys.executable, "-m", "pyperf", "compare_to", "--table", "--table-format=md"]
+        order = ["bare", *(system for system in systems if system != "bare")]
+        return subprocess.check_output(
+            [*command, *(str(files[system]) for system in order)], universal_newlines=True
+        )
