@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 import sentry_sdk
 import sentry_sdk.profiler
 from sentry_sdk.envelope import Envelope
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.sessions import SessionFlusher
 from sentry_sdk.transport import Transport
 
@@ -50,12 +52,15 @@ STATIC_OPTIONS = {"before_send_transaction", "profiles_sample_rate", "_experimen
 
 
 def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
-    """Initialise the SDK, sampling everything."""
+    """Initialise the SDK, sampling everything. A logged error is an event."""
+    integrations = [integration or DjangoIntegration()]
     if not HAS_STATIC_LIFECYCLE:
         if lifecycle == "static" or STATIC_OPTIONS & options.keys():
             pytest.skip("this SDK has no transactions")
         if options.pop("send_default_pii", False):
             options["data_collection"] = {"user_info": True}
+        # It is no event by default.
+        integrations.append(LoggingIntegration(event_level=logging.ERROR))
     elif lifecycle == "stream":
         experiments = options.get("_experiments", {})
         options["_experiments"] = {**experiments, "trace_lifecycle": "stream"}
@@ -65,7 +70,7 @@ def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
     sentry_sdk.init(
         dsn="http://public@127.0.0.1:9/1",
         transport=transport,
-        integrations=[integration or DjangoIntegration()],
+        integrations=integrations,
         release="test@1",
         **options,
     )

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from sentry_sdk.integrations.logging import ignore_logger
+import sentry_sdk.integrations.logging as sdk_logging
 
 if TYPE_CHECKING:
     _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
@@ -63,7 +63,8 @@ logger = _Logger(logging.getLogger("vendored_integration"), {})
 
 # The SDK makes an event of every logged error. A fault in finishing one event must not
 # cause another event.
-ignore_logger(logger.name)
+# (SDK 3 has one function for events, and this name for its logs.)
+getattr(sdk_logging, "ignore_logger_for_events", sdk_logging.ignore_logger)(logger.name)
 
 #: Faults of this package's own that were logged and swallowed.
 internal_errors = 0
