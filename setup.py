@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the version and the pin follow the SDK release."""
+"""What pyproject.toml cannot say: the version and the requirements follow the SDK's release."""
 
 import sys
 import tempfile
@@ -15,7 +15,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from pipeline import package, releases, sbom  # noqa: E402
 
 PACKAGE = "vendored_integration"
-README = ROOT / "README.md"
 RELEASE = releases.selected()
 
 
@@ -54,33 +53,10 @@ class sdist(_sdist):
 
 with tempfile.TemporaryDirectory() as build_base:
     setup(
-        name="vendored-integration",
         version=releases.version(RELEASE),
-        description=(
-            "Sentry's Django integration, patched so that a streaming response's "
-            "transaction lasts until the response is closed"
-        ),
-        long_description=README.read_text(encoding="utf-8"),
-        long_description_content_type="text/markdown",
         license="MIT",
         # LICENSE.sentry-sdk is written by the build backend.
         license_files=["LICENSE", "LICENSE.sentry-sdk"],
-        classifiers=[
-            "Environment :: Web Environment",
-            "Framework :: Django",
-            "Framework :: Django :: 3.2",
-            "Framework :: Django :: 4.2",
-            "Framework :: Django :: 5.2",
-            "Framework :: Django :: 6.0",
-            "Framework :: Django :: 6.1",
-            "Intended Audience :: Developers",
-            "Operating System :: OS Independent",
-            "Programming Language :: Python :: 3",
-            *(f"Programming Language :: Python :: 3.{minor}" for minor in range(8, 16)),
-            "Topic :: System :: Monitoring",
-            "Typing :: Typed",
-        ],
-        python_requires=">=3.8",
         install_requires=[f"sentry-sdk=={RELEASE}", releases.DJANGO, "packaging"],
         # _vendor/ of an earlier editable install must not get into a wheel.
         packages=find_packages(include=[f"{PACKAGE}*"], exclude=[f"{PACKAGE}._vendor*"]),

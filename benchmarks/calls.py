@@ -6,6 +6,7 @@
 The second request of a process, sampled, two chunks: iterated, and closed.
 """
 
+import argparse
 import os
 import sys
 from collections import Counter
@@ -38,6 +39,7 @@ def serve(application: Any) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     # Nothing is sent: the transport drops it.
     sentry_sdk.init(
         dsn="http://key@127.0.0.1:9/1",

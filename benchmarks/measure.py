@@ -25,7 +25,10 @@ COMMON = ["Django>=4.2,<5.3", "pyperf"]
 # The older package traces requests on every SDK so far, and asks for none in particular.
 SENTRY = [*COMMON, "packaging", "shr_span_recorder==0.1.0"]
 OTHERS = {
-    "otel": [f"opentelemetry-instrumentation-{name}" for name in ("asgi", "django", "wsgi")],
+    "otel": [
+        "opentelemetry-sdk",
+        *(f"opentelemetry-instrumentation-{name}" for name in ("asgi", "django", "wsgi")),
+    ],
     "ddtrace": ["ddtrace"],
 }
 
@@ -41,7 +44,7 @@ class Job(NamedTuple):
     system: str
     rate: int
     lifecycle: str
-    works: list[str]
+    works: list[tuple[str, int, int, int]]
 
 
 def jobs(systems: list[str], quick: bool) -> Iterator[Job]:
@@ -59,15 +62,18 @@ def jobs(systems: list[str], quick: bool) -> Iterator[Job]:
                         works += LENGTHS
                     if (system, rate, lifecycle) == ("ours", 0, "static"):
                         works += MEANWHILE
-                yield Job(system, rate, lifecycle, works)
+                rounds = 1 if quick else 3
+                yield Job(system, rate, lifecycle, [counts(work, rounds) for work in works])
 
 
-def counts(work: str) -> tuple[int, int]:
-    """Requests of the two runs whose difference is taken: start-up cancels out."""
+def counts(work: str, rounds: int) -> tuple[str, int, int, int]:
+    """Requests of the two runs whose difference is taken: start-up cancels out. And the rounds."""
     chunks = int("0" + work.partition("stream/")[2])
     if work.startswith("deadline"):
-        return 100, 1_100
-    return (20, 60) if chunks < 100 else (3, 9) if chunks == 100 else (0, 1)
+        return work, 100, 1_100, rounds
+    if chunks <= 100:
+        return (work, 3, 9, rounds) if chunks == 100 else (work, 20, 60, rounds)
+    return work, 0, 1, rounds if chunks <= 10_000 else 1
 
 
 class Machine:
@@ -82,6 +88,16 @@ class Machine:
         self.variables = {**clean_environ(), "PYTHONHASHSEED": "0", "NO_PROXY": "127.0.0.1"}
         if package is not None:
             self.variables["PYTHONPATH"] = str(package)
+
+    def versions(self) -> dict[str, str]:
+        """Of what the others' environments are named after."""
+        code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+        found = {}
+        for system, python in self._pythons.items():
+            name = OTHERS[system][0]
+            out = subprocess.check_output([python, "-c", code, name], universal_newlines=True)
+            found[name] = out.strip()
+        return found
 
     def output(self, system: str, command: list[str], *before: str, **variables: str) -> str:
         """What a worker prints. Errors: `Refused`"""
@@ -102,10 +118,9 @@ class Machine:
             raise Refused(f"{system}: {command[0]} has failed\n{last_lines(done.stderr)}")
         return done.stdout
 
-    def instructions(self, job: Job, rounds: int) -> dict[str, float]:
+    def instructions(self, job: Job) -> dict[str, float]:
         """Count instructions and spans, for each work of a request."""
-        works = [[work, *counts(work), rounds] for work in job.works]
-        asked = {**job._asdict(), "system": job.system.replace("-", "_"), "works": works}
+        asked = {**job._asdict(), "system": job.system.replace("-", "_")}
         with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
             valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--dump-before=getpgid"]
             valgrind.append(f"--callgrind-out-file={directory}/out")
@@ -113,13 +128,10 @@ class Machine:
                 self.output(job.system, ["instructions.py", json.dumps(asked)], *valgrind)
             )
             # Every second dump is what lies between two runs.
-            totals = [int(found[1]) for found in map(_total, _dumps(Path(directory))) if found][
-                1::2
-            ]
+            totals = _totals(Path(directory))[1::2]
         values: dict[str, float] = {}
-        for work in job.works:
+        for work, few, many, rounds in job.works:
             name = f"{job.system} {work} {job.rate} {job.lifecycle}"
-            few, many = counts(work)
             costs = []
             for _ in range(rounds):
                 short, long = totals.pop(0), totals.pop(0)
@@ -140,13 +152,11 @@ class Machine:
         self.output(system, [*command, "--loops=1", *options], BENCHMARK=job)
 
 
-def _dumps(directory: Path) -> list[Path]:
-    numbered = [(re.search(r"\.(\d+)$", path.name), path) for path in directory.iterdir()]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
-
-
-def _total(dump: Path) -> re.Match[str] | None:
-    return re.search(r"(?m)^totals: (\d+)", dump.read_text("utf-8", "replace"))
+def _totals(directory: Path) -> list[int]:
+    """Instructions of each dump, in their order."""
+    numbered = {path.suffix[1:]: path.read_text("utf-8", "replace") for path in directory.iterdir()}
+    texts = [numbered[number] for number in sorted(filter(str.isdigit, numbered), key=int)]
+    return [int(total) for text in texts for total in re.findall(r"(?m)^totals: (\d+)", text)]
 
 
 def count(machine: Machine, systems: list[str], quick: bool) -> dict[str, float]:
@@ -155,7 +165,7 @@ def count(machine: Machine, systems: list[str], quick: bool) -> dict[str, float]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         works = [
             (f"{job.system}, rate {job.rate}, {job.lifecycle}", job.system,
-             pool.submit(machine.instructions, job, 1 if quick else 3))
+             pool.submit(machine.instructions, job))
             for job in jobs(systems, quick)
         ]  # fmt: skip
         rates = (1,) if quick else (0, 1)

@@ -33,8 +33,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import sections  # noqa: E402
-import supported  # noqa: E402
-from upstream.environment import Refused, run_inside  # noqa: E402
+from upstream.environment import Refused, go_inside, parser_of  # noqa: E402
 
 EVENTS_A_REQUEST = 10
 QUEUE_SIZE = 100
@@ -159,14 +158,9 @@ def section(outage: Json) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--events", type=int, default=100_000, metavar="N", help="a case")
-    parser.add_argument("--write", action="store_true", help="keep the result, and write the page")
-    supported.add_option(parser)
-    # It runs where the package is installed, and each case in a process of its own.
-    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    # Each case is a process of its own.
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.events < EVENTS_A_REQUEST:
@@ -175,9 +169,7 @@ def main() -> int:
         transport, dsn = options.case
         print(json.dumps(measure(transport, dsn, options.events)))
         return 0
-    if not options.installed:
-        release = options.sdk or supported.newest()
-        run_inside(__file__, "outage", ["Django>=4.2,<5.3", "packaging"], release, sys.argv[1:])
+    go_inside(options, __file__, "outage", ["Django>=4.2,<5.3", "packaging"])
     cases = []
     for transport in ("bounded", "stock"):
         ingests = ("healthy", "refuses", "stalls")

@@ -28,22 +28,13 @@ import measure  # noqa: E402
 import tables  # noqa: E402
 
 import sections  # noqa: E402
-import supported  # noqa: E402
-from upstream.environment import Refused, run_inside  # noqa: E402
+from upstream.environment import Refused, go_inside, parser_of  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="what the targets need: five minutes")
-    parser.add_argument(
-        "--package", type=Path, metavar="DIR", help="measure DIR/vendored_integration"
-    )
-    parser.add_argument("--write", action="store_true", help="keep the results, and write the page")
-    supported.add_option(parser)
-    # It runs where the package is installed.
-    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    parser = parser_of(__doc__)
+    parser.add_argument("--quick", action="store_true", help="what the targets need")
+    parser.add_argument("--package", type=Path, metavar="DIR", help="in place of a wheel")
     options = parser.parse_args()
     if options.write and (options.quick or options.package):
         parser.error("--write is for a whole run: without --quick and --package")
@@ -58,9 +49,7 @@ def main() -> int:
     options = parse()
     if shutil.which("valgrind") is None:
         raise Refused("valgrind is not installed\n  next: apt install valgrind")
-    if not options.installed:
-        release = options.sdk or supported.releases()[-1]
-        run_inside(__file__, "benchmarks", measure.SENTRY, release, sys.argv[1:])
+    go_inside(options, __file__, "benchmarks", measure.SENTRY)
     systems = list(tables.SYSTEMS)[: 4 if options.quick else None]
     machine = measure.Machine(systems, options.package and options.package.resolve())
     values = measure.count(machine, systems, options.quick)
@@ -71,6 +60,7 @@ def main() -> int:
         "values": values,
         "seconds": "" if options.quick else measure.clock(machine, systems, values),
     }
+    found["about"]["versions"].update(machine.versions())
     print(tables.section(found))
     return sections.keep("results.json", found) if options.write else 0
 

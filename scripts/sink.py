@@ -18,9 +18,10 @@ import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Mapping, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, TypeVar
 
-from sentry_sdk import envelope as sdk
+if TYPE_CHECKING:
+    from sentry_sdk import envelope as sdk
 
 Json = Dict[str, Any]
 T = TypeVar("T")
@@ -60,6 +61,9 @@ class Reply(NamedTuple):
 
 def parse_envelope(body: bytes) -> Envelope:
     """Errors: any exception, if it is not an envelope."""
+    # Not above: the tests of the build import this module, and have no SDK.
+    from sentry_sdk import envelope as sdk
+
     parsed = sdk.Envelope.deserialize(body)
     return Envelope(parsed.headers, [Item(item) for item in parsed.items])
 

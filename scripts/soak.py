@@ -19,7 +19,6 @@ command line.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -32,8 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import sections
-import supported
-from upstream.environment import Refused, run_inside
+from upstream.environment import Refused, go_inside, parser_of
 
 PROJECT = Path(__file__).resolve().parent / "soak_project"
 REQUIREMENTS = ["Django>=4.2,<5.3", "gevent", "gunicorn", "packaging"]
@@ -94,7 +92,8 @@ def soak(kind: str, count: int) -> dict[str, Any]:
     stats = after["stats"]
     result: dict[str, Any] = {
         "requests": count,
-        "kinds": ledger.kinds(),
+        "transactions": sum(ledger.transactions),
+        "errors": sum(ledger.errors),
         "lost": ledger.lost(),
         "double": ledger.double(),
         "open": stats["open_responses"] + stats["left_open"],
@@ -158,10 +157,8 @@ def section(soak: dict[str, Any]) -> str:
     columns += ["threads", "memory, MB", "slope, bytes per 1,000 requests (95 %)"]
     rows = []
     for kind, result in sorted(soak["servers"].items()):
-        transactions, errors = (
-            sum(row[name] for row in result["kinds"]) for name in ("transactions", "errors")
-        )
-        cells = [f"gunicorn {kind}", f"{result['requests']:,}", f"{transactions:,}, {errors:,}"]
+        cells = [f"gunicorn {kind}", f"{result['requests']:,}"]
+        cells.append(f"{result['transactions']:,}, {result['errors']:,}")
         cells += [f"{result[name]:,}" for name in ("lost", "double", "open")]
         cells.append("{} → {}".format(*result["threads"]))
         cells.append("{:.1f} → {:.1f}".format(*(size / 1e6 for size in result["resident"])))
@@ -171,23 +168,15 @@ def section(soak: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--requests", type=int, default=500_000, metavar="N", help="to each server")
     parser.add_argument("--server", choices=SERVERS, help="default: one after the other")
-    parser.add_argument("--write", action="store_true", help="keep the result, and write the page")
-    supported.add_option(parser)
-    # It runs where the package is installed.
-    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.requests < LEAST:
         parser.error(f"--requests {options.requests}: expected at least {LEAST}")
     if options.write and options.server:
         parser.error("--write is for all servers: without --server")
-    if not options.installed:
-        release = options.sdk or supported.newest()
-        run_inside(__file__, "soak", REQUIREMENTS, release, sys.argv[1:])
+    go_inside(options, __file__, "soak", REQUIREMENTS)
     # So that the server is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers = [options.server] if options.server else list(SERVERS)

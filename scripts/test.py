@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Run the tests on a machine that has only Python.
 
-    python3 scripts/test.py                  every environment of tox.ini
-    python3 scripts/test.py -e pipeline      one of them
+    python3 scripts/test.py                  what a change has to pass, in 15 minutes
+    python3 scripts/test.py --all            every environment of tox.ini
     python3 scripts/test.py -e pipeline -- -k tampered
 
-The arguments are tox's, save -h and --help, which show this. tox lives in a virtual
-environment of its own, in .cache/test-venv, so that a system Python which refuses
-`pip install` (PEP 668) is left alone. Remove that directory to begin afresh.
+Other arguments are tox's, save -h and --help, which show this. tox lives in a virtual environment
+of its own, in .cache/test-venv, so that a system Python which refuses `pip install` (PEP 668) is
+left alone. Remove that directory to begin afresh.
 """
 
 import os
@@ -20,15 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".cache" / "test-venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 # Written last: without it the environment is taken for half made.
-READY = VENV / f"tox-for-python{sys.version_info[0]}.{sys.version_info[1]}"
+READY = VENV / f"tox-uv-for-python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def main() -> int:
-    if sys.argv[1:2] in (["-h"], ["--help"]):
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__, end="")
         return 0
-    if sys.version_info < (3, 8):
-        return _fail("Python 3.8 or later is needed, this is " + sys.version.split()[0])
     if not READY.is_file():
         shutil.rmtree(str(VENV), ignore_errors=True)
         VENV.parent.mkdir(exist_ok=True)
@@ -39,11 +38,16 @@ def main() -> int:
                 "  expected: the standard library's venv and ensurepip\n"
                 "  next: on Debian or Ubuntu: apt install python3-venv"
             )
-        pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "tox>=4.11"]
+        pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "tox>=4.22", "tox-uv"]
         if subprocess.call(pip) != 0:
             return _fail("could not install tox\n  next: " + " ".join(pip))
         READY.touch()
-    tox = [str(BIN / "python"), "-m", "tox", *sys.argv[1:]]
+    parallel = ["run-parallel", "--parallel", "auto", "--parallel-no-spinner", "--parallel-live"]
+    if not arguments:
+        arguments = [*parallel, "-m", "test"]
+    elif arguments == ["--all"]:
+        arguments = parallel
+    tox = [str(BIN / "python"), "-m", "tox", *arguments]
     return subprocess.call(tox, cwd=str(ROOT), env=_with_every_python())
 
 

@@ -27,11 +27,12 @@ from typing import Any, Iterator, Sequence
 from unittest import mock
 
 from . import _provenance, checks
+from ._findings import Finding, make
 
 SETTINGS = "DJANGO_SETTINGS_MODULE"
 
 
-def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | checks.Finding | None:
+def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | Finding | None:
     """Run the project's settings, Django's setup, and the application's module.
 
     :param wanted: what the server is told: ``mysite.wsgi``, ``mysite.wsgi:app``.
@@ -54,7 +55,7 @@ def load(wanted: str | None, inits: list[str]) -> tuple[str, Any] | checks.Findi
             return f"{module}:{attribute}", getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:
         text = traceback.format_exception_only(type(error), error)[-1].strip()
-        return checks.make("E008", _project_line(error), name=name, error=text)
+        return make("E008", _project_line(error), name=name, error=text)
 
 
 def _recording(inits: list[str]) -> Any:
@@ -119,7 +120,7 @@ def report(wanted: str | None = None) -> dict[str, Any]:
     if (wanted or os.environ.get(SETTINGS)) and not broken:
         inits: list[str] = []
         application = load(wanted, inits)
-        if isinstance(application, checks.Finding):
+        if isinstance(application, Finding):
             found.append(application)
         else:
             silenced = checks.setting("SILENCED_SYSTEM_CHECKS") or ()
@@ -159,7 +160,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     # Problems come last.
     for finding in sorted(found["findings"], key=lambda finding: finding["level"] != "info"):
         kind = "info" if finding["level"] == "info" else "problem"
-        yield f"{kind}: {checks.Finding(**finding)} ({finding['id']})"
+        yield f"{kind}: {Finding(**finding)} ({finding['id']})"
     if found["ok"] and not found["process"]:
         yield "No project was looked at; next: python -m vendored_integration --settings mysite.settings"
     if found["ok"]:

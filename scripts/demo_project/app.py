@@ -5,63 +5,50 @@ Nothing in the views knows which integration is at work. Set up by the environme
     DEMO_INTEGRATION  stock | ours
     DEMO_DSN          where Sentry is
     DEMO_LIFECYCLE    static | stream
-    DEMO_DIRECTORY    holds shop.sqlite3 and catalogue.bin; journal-<integration>.jsonl is
-                      written there
+    DEMO_JOURNAL      where the journal is written
+    DEMO_SPOTLIGHT    where Spotlight is, or empty
+
+shop.sqlite3 and catalogue.bin are in the working directory.
 
 The journal is the project's own log: a line for everything that a body did, written when
 it is done, whatever Sentry was told. The report compares it with what Sentry received.
 """
 
-import csv
+import json
 import os
 import time
 from contextlib import contextmanager
-from pathlib import Path
+from contextvars import ContextVar
 
 import django
 import sentry_sdk
-import structlog
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.db import connection, models
 from django.db.models import Avg
-from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, Http404, StreamingHttpResponse
 from django.urls import path
-from structlog.contextvars import bound_contextvars
 
 INTEGRATION = os.environ["DEMO_INTEGRATION"]
 LIFECYCLE = os.environ["DEMO_LIFECYCLE"]
-DIRECTORY = Path(os.environ["DEMO_DIRECTORY"])
 
 
 # -- the usual set-up
 
 
-def start_sentry():
-    if INTEGRATION == "ours":
-        from vendored_integration import DjangoIntegration
-    else:
-        from sentry_sdk.integrations.django import DjangoIntegration
-
-    sentry_sdk.init(
-        dsn=os.environ["DEMO_DSN"],
-        environment="demo-" + INTEGRATION,
-        traces_sample_rate=1.0,
-        # The same for both. Spans of middleware and signals would hide those of the bodies.
-        integrations=[DjangoIntegration(middleware_spans=False, signals_spans=False)],
-        _experiments={"trace_lifecycle": "stream"} if LIFECYCLE == "stream" else {},
-    )
+request_id = ContextVar("request_id", default=None)
 
 
 def log_context(get_response):
-    """What most middleware for structlog does: bind for as long as the view runs."""
+    """What most middleware for logging does: bind for as long as the view runs."""
 
     def middleware(request):
-        with bound_contextvars(request_id=request.headers.get("X-Request-ID")):
-            response = get_response(request)
-            # For the client, which looks its own trace up.
-            response["X-Trace-Id"] = (sentry_sdk.get_traceparent() or "").split("-")[0]
-            return response
+        token = request_id.set(request.headers.get("X-Request-ID"))
+        response = get_response(request)
+        request_id.reset(token)
+        # For the client, which looks its own trace up.
+        response["X-Trace-Id"] = (sentry_sdk.get_traceparent() or "").split("-")[0]
+        return response
 
     return middleware
 
@@ -71,35 +58,31 @@ settings.configure(
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
     MIDDLEWARE=[__name__ + ".log_context"],
-    DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": str(DIRECTORY / "shop.sqlite3"),
-        }
-    },
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.sqlite3"}},
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
     USE_TZ=True,
 )
-start_sentry()
+if INTEGRATION == "ours":
+    from vendored_integration import DjangoIntegration
+else:
+    from sentry_sdk.integrations.django import DjangoIntegration
+
+sentry_sdk.init(
+    dsn=os.environ["DEMO_DSN"],
+    environment="demo-" + INTEGRATION,
+    traces_sample_rate=1.0,
+    # The same for both. Spans of middleware and signals would hide those of the bodies.
+    integrations=[DjangoIntegration(middleware_spans=False, signals_spans=False)],
+    _experiments={"trace_lifecycle": "stream"} if LIFECYCLE == "stream" else {},
+    spotlight=os.environ["DEMO_SPOTLIGHT"] or None,
+)
 django.setup()
 
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.TimeStamper(key="time"),  # seconds since the epoch
-        structlog.processors.JSONRenderer(),
-    ],
-    logger_factory=structlog.WriteLoggerFactory(
-        # A line at a time: the client waits for lines.
-        file=open(  # noqa: SIM115
-            DIRECTORY / f"journal-{INTEGRATION}.jsonl", "a", buffering=1, encoding="utf-8"
-        )
-    ),
-)
-log = structlog.get_logger()
-
-
 # -- the journal
+
+
+# A line at a time: the client waits for lines.
+JOURNAL = open(os.environ["DEMO_JOURNAL"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
 
 class Journal:
@@ -113,8 +96,11 @@ class Journal:
         self.stream = request.headers["X-Request-ID"]
         self.depth = 0
 
-    def write(self, kind, **fields):
-        log.info(kind, stream=self.stream, **fields)
+    def write(self, event, **fields):
+        line = {"time": time.time(), "event": event, "stream": self.stream, **fields}
+        if request_id.get():
+            line["request_id"] = request_id.get()
+        JOURNAL.write(json.dumps(line) + "\n")
 
     @contextmanager
     def timed(self, kind, **fields):
@@ -171,13 +157,6 @@ class OutOfPaper(Exception):
     pass
 
 
-class Echo:
-    """A file whose write() returns what it is given: csv.writer's rows, one by one."""
-
-    def write(self, value):
-        return value
-
-
 def there_must_be_orders():
     """A query of the view, as most views have one: it also makes the connection."""
     if not Order.objects.exists():
@@ -188,17 +167,14 @@ def export(request):
     """A CSV export: queries in batches, a span around each, one around them all."""
     there_must_be_orders()
     journal = Journal(request)
-    writer = csv.writer(Echo())
 
     def rows():
         with journal.span("export", "all orders"):
-            yield writer.writerow(["id", "customer", "cents"])
+            yield "id,customer,cents\n"
             for start in range(0, 2000, 500):
                 with journal.span("export.batch", f"rows {start}-{start + 499}"):
                     orders = Order.objects.order_by("pk")[start : start + 500]
-                    text = "".join(
-                        writer.writerow([order.pk, order.customer, order.cents]) for order in orders
-                    )
+                    text = "".join(f"{one.pk},{one.customer},{one.cents}\n" for one in orders)
                     time.sleep(0.08)  # the work that a real export would do
                 yield text
 
@@ -218,11 +194,7 @@ def prices(request):
             yield text
             time.sleep(0.1)  # until the price changes
 
-    return StreamingHttpResponse(
-        journal.body(events()),
-        content_type="text/event-stream",
-        headers={"Cache-Control": "no-store"},
-    )
+    return StreamingHttpResponse(journal.body(events()), content_type="text/event-stream")
 
 
 def labels(request):
@@ -242,12 +214,8 @@ def labels(request):
 
 def catalogue(request):
     """A file, which gunicorn hands to sendfile()."""
-    file = open(DIRECTORY / "catalogue.bin", "rb")  # noqa: SIM115
+    file = open("catalogue.bin", "rb")  # noqa: SIM115
     return FileResponse(file, content_type="application/octet-stream")
-
-
-def ready(request):
-    return HttpResponse("ready\n")
 
 
 urlpatterns = [
@@ -255,7 +223,6 @@ urlpatterns = [
     path("prices", prices),
     path("labels.txt", labels),
     path("catalogue.bin", catalogue),
-    path("ready", ready),
 ]
 
 application = get_wsgi_application()

@@ -157,8 +157,10 @@ def choose(text: str | None) -> str:
     release = text + ".0" * (2 - text.count("."))  # 2.75 is 2.75.0
     if release in known:
         return release
-    # A hundred would hide the rest of the message.
-    several = ", ".join(known) if len(known) < 10 else f"{len(known)}, {known[0]} to {known[-1]}"
+    names = finals()
+    if len(names) > 10:  # a hundred would hide the rest of the message
+        names = [f"{len(names)}, {names[0]} to {names[-1]}"]
+    several = ", ".join([*names, *filter(is_pre, known)])
     raise PipelineError(
         f"sentry-sdk {text}: there are no patches for it",
         expected=f"one of {several}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import statistics
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -113,23 +112,6 @@ class Ledger:
     def double(self) -> int:
         """Requests whose transaction, or error, has arrived more than once."""
         return self.transactions.count(2) + self.errors.count(2)
-
-    def kinds(self) -> List[Dict[str, Any]]:
-        """By kind: transactions and errors."""
-        names = [kind_of(number).name for number in range(len(self.errors))]
-        transactions: Counter[str] = Counter()
-        errors: Counter[str] = Counter()
-        for name, transaction, error in zip(names, self.transactions, self.errors):
-            transactions[name] += transaction
-            errors[name] += error
-        return [
-            {
-                "kind": kind.name,
-                "transactions": transactions[kind.name],
-                "errors": errors[kind.name],
-            }
-            for kind in KINDS
-        ]
 
 
 def send(

@@ -1,8 +1,9 @@
-"""Virtual environments, source distributions and the wheel, for running others' tests.
+"""Virtual environments, source distributions and the wheel: for others' tests, and to measure.
 
 Everything goes to .cache/upstream. What fails raises :exc:`Refused`.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
+
+import supported
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "upstream"
@@ -85,13 +88,26 @@ def install(release: str, python: Path) -> None:
     )
 
 
-def run_inside(
-    script: str, name: str, requirements: "Sequence[str]", release: str, arguments: "Sequence[str]"
+def parser_of(doc: "Optional[str]") -> argparse.ArgumentParser:
+    """The command line of a script that measures what is installed: see `go_inside`."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="keep the result, and write the page")
+    supported.add_option(parser)
+    parser.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def go_inside(
+    options: argparse.Namespace, script: str, name: str, requirements: "Sequence[str]"
 ) -> None:
-    """Go on as the script with `--installed`, where the wheel for a release of the SDK is."""
+    """Start the script again, with `--installed`, in an environment that has the wheel."""
+    if options.installed:
+        return
     python = make_environment(name, requirements)
-    install(release, python)
-    command = [str(python), script, "--installed", *arguments]
+    install(options.sdk or supported.newest(), python)
+    command = [str(python), script, "--installed", *sys.argv[1:]]
     # The SDK would send through a proxy what is for loopback.
     os.execve(command[0], command, {**clean_environ(), "NO_PROXY": "127.0.0.1"})
 

@@ -1,12 +1,9 @@
 """Whether the commands of a shell block exist, and take the arguments that they are given.
 
-Nothing of it is run, but for the programs' own parsers of their command lines: in a process of
-their own, which ends when they have parsed (parse_only.py).
+Only the programs' own parsers of their command lines are run.
 """
 
 import functools
-import io
-import json
 import os
 import re
 import subprocess
@@ -17,101 +14,85 @@ from typing import Iterator, List, Tuple
 
 import bashlex
 import bashlex.ast
-from django_project import PATH
-from dockerfile_parse import DockerfileParser
-from pages import PAGES, ROOT
+from pages import BLOCKS, ROOT
 
-PARSE_ONLY = Path(__file__).resolve().with_name("parse_only.py")
+HERE = Path(__file__).resolve().parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
-#: Of the shell, and of every Unix: nobody is asked.
-UNIX = ("cd", "cp", "curl", "export", "grep", "mkdir", "rm", ".")
-
-#: Their parsers are asked.
-PYTHON_PROGRAMS = ("celery", "gunicorn", "pip", "poetry", "tox", "twine", "uvicorn")
-
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_PYTHON = re.compile(r"(.*/)?python3?$")
-
-
-class UnknownCommandError(AssertionError):
-    """A command that nobody knows how to look at."""
+#: Of the shell and of every Unix, and what is too large to install for this: not asked.
+KNOWN = [
+    *(".", "[", "cat", "cd", "cp", "curl", "echo", "exit", "export", "gh", "grep", "mkdir"),
+    *("npx", "poetry", "pre-commit", "pytest", "rm", "set", "tee"),
+]
+#: Their parsers complain of an unknown argument before they show their help.
+HELPFUL = ["celery", "mkdocs", "pip", "uv", "uvicorn"]
+#: With argparse: how many parsers take the command line.
+PARSERS = {"gunicorn": 1, "build": 1, "twine": 2, "django": 2}
 
 
 def commands(script: str) -> Iterator[List[str]]:
-    """The commands of a shell script, without their assignments; those in $() as well.
+    """The commands of a shell script, without assignments; those in $() as well.
 
     :raises bashlex.errors.ParsingError: it is none.
     """
-    visitor = _Visitor()
+    # GitHub's expressions are not the shell's.
+    script = re.sub(r"\$\{\{.*?\}\}", "expression", script)
+    found: List[List[str]] = []
+
+    class Visitor(bashlex.ast.nodevisitor):  # type: ignore[misc]
+        def visitcommand(self, node: object, parts: "List[object]") -> None:
+            found.append([part.word for part in parts if part.kind == "word"])  # type: ignore[attr-defined]
+
     for tree in bashlex.parse(script):
-        visitor.visit(tree)
-    for words in visitor.commands:
-        while words and _ASSIGNMENT.match(words[0]):
+        Visitor().visit(tree)
+    for words in found:
+        while words and re.match(r"[A-Za-z_]\w*=", words[0]):
             words = words[1:]
         if words:
             yield words
 
 
-class _Visitor(bashlex.ast.nodevisitor):  # type: ignore[misc]
-    def __init__(self) -> None:
-        self.commands: List[List[str]] = []
-
-    def visitcommand(self, node: object, parts: "List[object]") -> None:
-        words = [part.word for part in parts if part.kind == "word"]  # type: ignore[attr-defined]
-        self.commands.append(words)
-
-
-def check(words: List[str], page: str) -> None:
-    """Errors: AssertionError, with what the program says."""
-    program, arguments = words[0], words[1:]
-    if _PYTHON.match(program):
-        _check_python(arguments, page)
-    elif program == "django-admin":
-        _parses(program, arguments)
-    elif program.endswith("/pip"):
-        _parses("pip", arguments)
-    elif program in PYTHON_PROGRAMS:
-        _parses(program, arguments)
-    elif program == "git":
-        _run(("git", arguments[0], "-h"), status=129)
-    elif program == "uv":
-        _run((str(SCRIPTS / "uv"), *arguments, "--help"))
-    elif program not in UNIX:
-        raise UnknownCommandError(
-            f"{page}: nobody knows how to look at {words}; next: add it to {Path(__file__).name}"
-        )
-
-
-def _check_python(arguments: List[str], page: str) -> None:
-    if arguments[0] == "-m":
-        module, arguments = arguments[1], arguments[2:]
-        if module in PYTHON_PROGRAMS:
-            _parses(module, arguments)
-        else:
-            _parses("-m", [module, *arguments])
-        return
-    script, arguments = arguments[0], arguments[1:]
-    if script == "manage.py":
-        _check_management_command(arguments, page)
-    elif script == "scripts/test.py":
-        _parses("tox", arguments)
-    else:
-        assert (ROOT / script).is_file(), f"no {script}"
-        _parses(script, arguments)
-
-
-def _check_management_command(arguments: List[str], page: str) -> None:
-    own = f"shop/management/commands/{arguments[0]}.py"
-    for block in PAGES[page].blocks:
-        found = PATH.match(block.text)
-        if block.kind == "python" and found and found[1] == own:
+def check(words: List[str]) -> None:
+    """:raises AssertionError: with what the program says."""
+    program, arguments = words[0].rpartition("/")[2], words[1:]
+    if program in ("python", "python3"):
+        program, arguments = arguments[0], arguments[1:]
+        if program == "-m":
+            program, arguments = arguments[0], arguments[1:]
+    if program in ("manage.py", "django-admin"):
+        own = f"# shop/management/commands/{arguments[0]}.py\n"
+        if any(block.text.startswith(own) for block in BLOCKS):
             return
-    _parses("django-admin", arguments)
+        program = "django"
+    if program == "git":
+        _run(("git", arguments[0], "-h"), status=129)
+    elif program.startswith("tests/runtime/"):
+        assert (ROOT / program).is_file(), f"no {program}"  # needs other tests' requirements
+    elif program == "scripts/test.py":
+        _run((sys.executable, "-m", "tox", "config", "-k", "env_name", *_for_tox(arguments)))
+    elif program in HELPFUL:
+        if program == "celery":  # which imports what -A names
+            arguments = arguments[2:]
+        _run((str(SCRIPTS / program), *arguments, "--help"))
+    elif program.endswith(".py") or program in (
+        *PARSERS,
+        "vendored_integration",
+        "venv",
+        "http.server",
+    ):
+        assert not program.endswith(".py") or (ROOT / program).is_file(), f"no {program}"
+        if not arguments:  # a script need not have a parser
+            return
+        parsers = str(PARSERS.get(program, 1))
+        _run((sys.executable, str(HERE / "parse_only.py"), parsers, program, *arguments))
+    else:
+        assert program in KNOWN, f"nobody knows how to check {words}; next: add it to {__file__}"
 
 
-def _parses(program: str, arguments: List[str]) -> None:
-    _run((sys.executable, str(PARSE_ONLY), program, *arguments))
+def _for_tox(arguments: List[str]) -> List[str]:
+    """The arguments of scripts/test.py that name environments."""
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return [one for one in before if one != "--all"] if "$TOX_ENV" not in before else []
 
 
 @functools.lru_cache(maxsize=None)  # many pages have the same commands
@@ -123,19 +104,7 @@ def _run(command: Tuple[str, ...], status: int = 0) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=100,
     )
     assert result.returncode == status, f"{command}\n{result.stdout}"
-
-
-def dockerfile_commands(text: str) -> "Iterator[Tuple[str, List[str]]]":
-    """What a Dockerfile runs: (instruction, words)."""
-    parser = DockerfileParser(fileobj=io.BytesIO(text.encode()))
-    for step in parser.structure:
-        value = step["value"]
-        if step["instruction"] == "RUN":
-            for words in commands(value):
-                yield "RUN", words
-        elif step["instruction"] in ("CMD", "ENTRYPOINT"):
-            yield step["instruction"], json.loads(value)

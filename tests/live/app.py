@@ -48,6 +48,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path, re_path
+from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.django import DjangoIntegration as Stock
 from sentry_sdk.tracing import Span
 
@@ -81,7 +82,7 @@ def start_sentry():
     sizes = {}
     if os.environ.get("QUEUE_SIZE"):
         sizes["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
-    if os.environ.get("LOGS"):
+    if os.environ.get("LOGS") and "enable_logs" in DEFAULT_OPTIONS:  # always, from 3.0 on
         sizes["enable_logs"] = True
     if os.environ.get("MAX_SPANS"):
         experiments["max_spans"] = int(os.environ["MAX_SPANS"])

@@ -431,6 +431,7 @@ def test_pre_release(project: Project, tmp_path: Path) -> None:
     assert "9.0.0rc1" not in output
     assert output.endswith("2 supported, by 2 directories; 0 not ported yet\n")
 
+    assert "expected: one of 2.9.0, 9.1.0, 10.0.0b2\n" in project.refused("build", "9.0.0")
     assert "9.1.0" in project.vendor("build")
     assert "10.0.0b2" in project.vendor("build", "10.0.0b2")
     assert "['sentry-sdk==9.1.0']" in project.hook("get_requires_for_build_wheel")

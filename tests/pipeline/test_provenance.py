@@ -15,7 +15,14 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 VENDOR = "vendored_integration/_vendor"
-PACKAGE = ["__init__.py", "__main__.py", "_provenance.py", "_release.py", "checks.py"]
+PACKAGE = [
+    "__init__.py",
+    "__main__.py",
+    "_findings.py",
+    "_provenance.py",
+    "_release.py",
+    "checks.py",
+]
 
 
 def sha256(data: bytes) -> str:

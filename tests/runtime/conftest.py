@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import sentry_sdk
 import support.apps  # noqa: F401  (configures Django)
-from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk
+from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, tear_down_profilers
 
 from vendored_integration import stats
 from vendored_integration.runtime.registry import registry
@@ -50,6 +50,20 @@ def init():
 def sentry(init, lifecycle):
     """What the SDK sends, in one lifecycle after the other."""
     return init(lifecycle)
+
+
+@pytest.fixture
+def profilers():
+    """Profilers that no other test has set up.
+
+    Python may wait for ever if the garbage collector runs while a profiler asks for the
+    frames of all threads: https://github.com/python/cpython/issues/106883
+    """
+    tear_down_profilers()
+    gc.disable()
+    yield
+    tear_down_profilers()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -401,7 +401,7 @@ def test_faults_around_us(init, lifecycle, monkeypatch, caplog, way, fault, fail
             pytest.skip("Django refuses it")
         if fault == "timer":
             pytest.skip("tested with WSGI")
-        request = {"headers": [("x-forwarded-for", "text")]} if request else {}
+        request = {}
     sentry = init(lifecycle, **options)
     before = stats()
 
@@ -421,6 +421,13 @@ def test_faults_around_us(init, lifecycle, monkeypatch, caplog, way, fault, fail
     if fault == "clock":
         view()
     app = streaming_app(way, body, view)
+    if fault == "header" and way == "asgi-plain":
+        traced = app
+
+        async def app(scope, receive, send):
+            scope["headers"] = [("x-forwarded-for", "text")]
+            await traced(scope, receive, send)
+
     client = open_stream(way, app, **request)
     with pytest.raises(ValueError, match="half-way") if fails else contextlib.nullcontext():
         client.read()

@@ -11,7 +11,7 @@ import weakref
 import pytest
 import sentry_sdk
 import structlog
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import StreamingHttpResponse
 from structlog.contextvars import bound_contextvars, get_contextvars
 from support.apps import serve
 from support.sdk import start_span
@@ -269,35 +269,6 @@ def test_task_with_a_context_of_its_own(sentry, executor):
     assert executor.submit(with_partial, value="second").result(TIMEOUT) == "first"
     assert context[variable] == "second"
     assert context.run(sentry_sdk.Scope.get_current_scope) is scope
-
-
-def test_a_request_does_not_reach_the_next_one(sentry):
-    """Two requests share an executor, as views do: each has its own spans, tags and bindings."""
-
-    def task(name):
-        with start_span("task of " + name):
-            sentry_sdk.capture_message("of " + name)
-            return get_contextvars()
-
-    with ContextPreservingExecutor(1) as executor:
-
-        def view(request):
-            name = request.path.strip("/")
-            sentry_sdk.set_tag(name, "yes")
-            with bound_contextvars(id=name):
-                assert executor.submit(task, name).result(TIMEOUT) == {"id": name}
-            return HttpResponse(b"done")
-
-        for name in "first", "second":
-            WsgiClient(serve(view), "/" + name).read()
-    sentry.wait_for(lambda: len(sentry.roots()) == 2)
-    tasks = [[name for name in root.names() if "task" in name] for root in sentry.roots()]
-    # (spans of the stream lifecycle arrive by trace, in any order)
-    assert sorted(tasks) == [["task of first"], ["task of second"]]
-    first, second = sentry.errors()
-    assert "first" in first["tags"]
-    assert "first" not in second["tags"]
-    assert first["contexts"]["trace"]["trace_id"] != second["contexts"]["trace"]["trace_id"]
 
 
 # -- as in the standard library

@@ -7,12 +7,19 @@ from sentry_sdk.integrations import django
 
 import vendored_integration
 from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration
+from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.wsgi import SentryWsgiMiddleware
+
+
+async def application(scope, receive, send):
+    pass
+
 
 MAKERS = [
     DjangoIntegration,
     StreamAwareDjangoIntegration,
     lambda **options: SentryWsgiMiddleware(print, **options),
+    lambda **options: SentryMiddleware(application, **options),
 ]
 
 
@@ -23,7 +30,7 @@ MAKERS = [
         {},
         {"response_timeout": None},
         {"response_timeout": 1e9},
-        {"response_timeout": 0.5, "max_open_responses": 1, "finish_on": "return"},
+        {"response_timeout": 0.5, "max_open_responses": 1},
     ],
 )
 def test_accepted(make, options):
@@ -46,13 +53,22 @@ def test_accepted(make, options):
         ({"max_open_responses": 0}, ValueError, "max_open_responses"),
         ({"max_open_responses": 1.5}, TypeError, "1.5"),
         ({"max_open_responses": None}, TypeError, "max_open_responses"),
-        ({"finish_on": "exit"}, ValueError, "'return', 'close'"),
+        ({"on_timeout": "explode"}, ValueError, "'finish', 'continue'"),
+        ({"stream_op": 7}, TypeError, "stream_op"),
     ],
 )
 def test_refused(make, options, error, names):
     """A wrong value is refused at once, with its name and what was expected."""
     with pytest.raises(error, match=names):
         make(**options)
+
+
+@pytest.mark.parametrize("make", MAKERS[:3])
+def test_finish_on(make):
+    """Under ASGI a response ends with its last message."""
+    make(finish_on="return")
+    with pytest.raises(ValueError, match="'return', 'close'"):
+        make(finish_on="exit")
 
 
 def test_stock_arguments_are_passed_on():

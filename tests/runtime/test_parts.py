@@ -16,7 +16,6 @@ import pytest
 import sentry_sdk
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
-from sentry_sdk.profiler import teardown_profiler
 from sentry_sdk.tracing import Span, _SpanRecorder
 from support.apps import serve, streaming_app, wsgi_app
 from support.asgi import read
@@ -659,7 +658,7 @@ def test_stream_lifecycle(init):
 
 
 @pytest.mark.filterwarnings("ignore:Transaction-based profiling:DeprecationWarning")
-def test_profile(init):
+def test_profile(init, profilers):
     """The transaction profiler's profile ends with the view, and is sent with the first part."""
 
     def sampled():
@@ -671,13 +670,10 @@ def test_profile(init):
         raise AssertionError("the profiler does not sample")
 
     sentry = init(profiles_sample_rate=1.0)
-    try:
-        stream = Stream(in_view=sampled)
-        stream.deadline()
-        stream.span("second")
-        stream.finish()
-    finally:
-        teardown_profiler()
+    stream = Stream(in_view=sampled)
+    stream.deadline()
+    stream.span("second")
+    stream.finish()
     first, last = parts_of(sentry)
     (profile,) = sentry.items("profile")
     (profiled,) = profile["transactions"]

@@ -13,7 +13,7 @@ def test_500_open_responses_add_at_most_4_threads():
         """
         from vendored_integration import stats
         init()
-        print(stats().threads)
+        print(stats().threads, stats().lost_spans, stats().internal_errors)
         before = threading.active_count()
         clients = [WsgiClient(app) for _ in range(500)]
         print(threading.active_count() - before)
@@ -22,7 +22,7 @@ def test_500_open_responses_add_at_most_4_threads():
             client.close()
         """
     )
-    assert (before, opened) == ("0", "500")
+    assert (before, opened) == ("0 0 0", "500")
     assert int(added) <= 4
 
 
@@ -311,7 +311,7 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
             late = streaming_app("wsgi-plain", lambda: iter([b"a"]), response_timeout=0.1)
             expired = WsgiClient(late)
             print(sentry.root().outcome, flush=True)
-            os._exit(0)
+            sys.exit()
         assert os.waitpid(pid, 0)[1] == 0
         over.append(True)
         thread.join()

@@ -6,12 +6,8 @@ import threading
 
 import pytest
 import sentry_sdk
-import sentry_sdk.profiler
 from support.apps import DJANGO_WAYS, open_stream, streaming_app
-from support.sdk import start_span
-
-CONTINUOUS = "profile_lifecycle" in sentry_sdk.consts.DEFAULT_OPTIONS
-
+from support.sdk import HAS_CONTINUOUS_PROFILER, start_span
 
 every_way = pytest.mark.parametrize("way", DJANGO_WAYS)
 
@@ -112,20 +108,6 @@ def not_seen_in_the_body(number=0):
     threading.Event().wait(0.2)
 
 
-@pytest.fixture
-def profilers():
-    """Profilers are global, and the first init() of a process sets them up for good."""
-    tear_down()
-    yield
-    tear_down()
-
-
-def tear_down():
-    sentry_sdk.profiler.teardown_profiler()
-    if CONTINUOUS:
-        sentry_sdk.profiler.continuous_profiler.teardown_continuous_profiler()
-
-
 def functions_of(frames):
     return {frame["function"] for frame in frames}
 
@@ -148,7 +130,7 @@ def test_transaction_profile(init, profilers, way):
     assert "not_seen_in_the_body" not in functions
 
 
-@pytest.mark.skipif(not CONTINUOUS, reason="older SDK")
+@pytest.mark.skipif(not HAS_CONTINUOUS_PROFILER, reason="older SDK")
 @every_way
 def test_continuous_profile(init, profilers, lifecycle, way):
     """The same of the profiler that runs while there is something to profile."""

@@ -203,32 +203,27 @@ def failing():
 # -- the span ----------------------------------------------------------------------
 
 
-def test_one_span_from_the_first_step_to_the_end(sentry, lifecycle, traced):
-    """Not from the call, not until the collection, and none for a chunk."""
+def test_one_span_from_the_first_step_to_the_end(sentry, lifecycle, twin):
+    """Not from the call, not until the collection, and none for a chunk.
+
+    By default the name is the function's with its module, as ``sentry_sdk.trace`` has it.
+    """
+    attributes = {"table": "orders", "limit": 5}
     with transaction():
-        generator = traced(numbers)()
+        generator = trace_stream(twin(numbers))()
         with start_span("before"):
             pass
         assert values(generator) == [0, 1]
         with start_span("after"):
             pass
-    before, span, after = seen(sentry)
-    assert (span.name, span.op, span.parent) == ("numbers", "function", "request")
+        values(trace_stream(name="rows", op="export", attributes=attributes)(twin(numbers))())
+    before, span, after, rows = seen(sentry)
+    assert (span.name, span.op, span.parent) == (f"{__name__}.numbers", "function", "request")
     # The static lifecycle has no status of what went well, as stock's spans.
     assert span.status == (None if lifecycle == "static" else "ok")
     assert before.end <= span.start <= span.end <= after.start
-
-
-def test_name_op_and_attributes(sentry, twin):
-    """By default the name is the function's with its module, as ``sentry_sdk.trace`` has it."""
-    attributes = {"table": "orders", "limit": 5}
-    with transaction():
-        values(trace_stream(twin(numbers))())
-        values(trace_stream(name="rows", op="export", attributes=attributes)(twin(numbers))())
-    by_default, span = seen(sentry)
-    assert (by_default.name, by_default.op) == (f"{__name__}.numbers", "function")
-    assert (span.name, span.op) == ("rows", "export")
-    assert (span.data["table"], span.data["limit"]) == ("orders", 5)
+    assert (rows.name, rows.op) == ("rows", "export")
+    assert (rows.data["table"], rows.data["limit"]) == ("orders", 5)
 
 
 def test_what_the_body_does_are_children(sentry):
@@ -337,32 +332,27 @@ def held(*names):
 
 
 def test_in_turns(sentry, twin):
-    """Generators in turns, with spans open across yields: each keeps to itself."""
+    """Generators in turns, with spans open across yields: each keeps to itself.
+
+    So does whoever iterates, also when a generator's end comes after the end of a block.
+    """
     with transaction():
         a, b = (trace_stream(name=f"outer {name}")(twin(holder))(name) for name in "ab")
-        for _ in range(2):
-            assert send(a) == send(b)
-            assert active() == "request"
-        assert [values(a), values(b)] == [[], []]
-    assert parents(sentry) == held("a", "b")
-
-
-def test_whoever_iterates_keeps_the_active_span(sentry, twin):
-    """Between the steps, and when the generator's end comes after the block's."""
-    with transaction():
-        a = trace_stream(name="outer a")(twin(holder))("a")
         with start_span("mine"):
-            send(a)
+            assert send(a) == send(b) == 1
             assert active() == "mine"
             with start_span("my child"):
-                send(a)
+                assert send(a) == send(b) == 2
+            assert active() == "mine"
         close(a)
+        assert values(b) == []
         assert active() == "request"
         with start_span("mine, later"):
             pass
     assert parents(sentry) == {
-        **held("a"),
+        **held("a", "b"),
         "outer a": "mine",
+        "outer b": "mine",
         "mine": "request",
         "my child": "mine",
         "mine, later": "request",

@@ -336,30 +336,6 @@ def test_retry_by_status(init):
         assert transport.dropped == {"status_429": 1, "self_rate_limits": 1}
 
 
-def test_retries_do_not_hold_up_the_exit():
-    """At exit the SDK waits shutdown_timeout, though the retries would take hours."""
-    lines = run(
-        """
-        import socket, urllib3
-        from vendored_integration import bounded_transport
-        taken = socket.socket()
-        taken.bind(("127.0.0.1", 0))
-        sentry_sdk.init(
-            dsn=f"http://a@127.0.0.1:{taken.getsockname()[1]}/1",
-            transport=bounded_transport(
-                timeout=None, retries=urllib3.Retry(1000, backoff_factor=60)
-            ),
-            shutdown_timeout=0.5,
-            integrations=[DjangoIntegration()],
-        )
-        for number in range(3):
-            sentry_sdk.capture_message(str(number))
-        print("end")
-        """
-    )
-    assert lines[0] == "end"
-
-
 # -- no event begets another ---------------------------------------------------
 
 
@@ -404,22 +380,6 @@ def test_sending_gives_no_spans(init):
         for _ in range(5):
             sentry_sdk.flush(FLUSH)
         assert [span["name"] for span in sink.spans()] == ["root"]
-
-
-def test_sending_leaves_no_breadcrumbs(init):
-    """Nor in the events that are captured on the thread that sends."""
-    crumbs = []
-
-    def keep(crumb, hint):
-        crumbs.append(crumb)
-        return crumb
-
-    with EnvelopeSink() as sink:
-        init(sink.dsn, {"before_breadcrumb": keep})
-        sentry_sdk.capture_message("hello")
-        sentry_sdk.flush(FLUSH)
-        assert messages(sink) == ["hello"]
-        assert crumbs == []
 
 
 # -- fork ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import sentry_sdk
+import sentry_sdk.profiler
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.sessions import SessionFlusher
@@ -31,6 +32,7 @@ HAS_STREAM_LIFECYCLE = not HAS_STATIC_LIFECYCLE or hasattr(
     vendored_integration._vendor.django, "has_span_streaming_enabled"
 )
 LIFECYCLES = ["static"] * HAS_STATIC_LIFECYCLE + ["stream"] * HAS_STREAM_LIFECYCLE
+HAS_CONTINUOUS_PROFILER = "profile_lifecycle" in sentry_sdk.consts.DEFAULT_OPTIONS
 # Up to 2.14 a span had no name, only a description.
 _NAME = "name" if Span and "name" in inspect.signature(Span).parameters else "description"
 #: Options that have HEAD requests traced: up to 2.14 every method is.
@@ -79,6 +81,13 @@ def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
         **options,
     )
     return transport
+
+
+def tear_down_profilers():
+    """They are global, and the first init() of a process sets them up for good."""
+    sentry_sdk.profiler.teardown_profiler()
+    if HAS_CONTINUOUS_PROFILER:
+        sentry_sdk.profiler.continuous_profiler.teardown_continuous_profiler()
 
 
 def streams():
