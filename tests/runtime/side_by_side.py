@@ -34,6 +34,8 @@ from django.http import (
     JsonResponse,
 )
 from django.urls import path
+from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -341,7 +343,9 @@ def note_request(get_response):
 
 #: Of these the values differ from run to run.
 VOLATILE = {"event_id", "timestamp", "start_timestamp", "end_timestamp", "server_name", "modules"}
-VOLATILE |= {"thread.id", "thread.name"}
+VOLATILE |= {"thread.id", "thread.name", "process.pid"}
+#: What threads of the SDK send comes at any time: sorted before and after the rest.
+SENT_BY_THREADS = {"span": 0, "log": 2}
 #: Of an event in a request that is not sampled, the span belongs to nothing that is sent.
 UNSEEN = {"span_id", "parent_span_id", "op", "description", "data", "status"}
 IDS = re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b")
@@ -417,15 +421,22 @@ def main(who, lifecycle, interface):
         from sentry_sdk.integrations.django import DjangoIntegration
     else:
         from vendored_integration import DjangoIntegration
+    options = {"send_default_pii": True}
+    if "send_default_pii" not in DEFAULT_OPTIONS:
+        options = {}  # SDK 3 collects it by default
+    elif lifecycle == "stream":
+        options["_experiments"] = {"trace_lifecycle": "stream"}
     sentry_sdk.init(
         dsn="http://public@127.0.0.1:9/1",
         transport=Keep,
         traces_sample_rate=1.0,
-        send_default_pii=True,
         auto_enabling_integrations=False,
-        integrations=[DjangoIntegration(middleware_spans=True, signals_spans=True)],
-        _experiments={"trace_lifecycle": "stream"} if lifecycle == "stream" else {},
+        integrations=[
+            DjangoIntegration(middleware_spans=True, signals_spans=True),
+            LoggingIntegration(event_level=logging.ERROR),
+        ],
         release="test@1",
+        **options,
     )
     request_finished.connect(finished)
     application = WSGIHandler() if interface == "wsgi" else ASGIHandler()
@@ -443,7 +454,7 @@ def main(who, lifecycle, interface):
         if interface == "wsgi":  # else a thread of asgiref's may hold it for a while
             seen.append(["request is gone", requests[-1]() is None])
         sentry_sdk.flush()
-        sent.sort(key=lambda event: event["type"] != "span")  # a thread of the SDK sends these
+        sent.sort(key=lambda event: SENT_BY_THREADS.get(event["type"], 1))
         comparable = Comparable(session, "not sampled" not in name)
         told[name] = {"seen": seen[:], "sent": comparable.of(sent)}
     sentry_sdk.get_client().session_flusher.flush()

@@ -46,7 +46,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
 from support.apps import DJANGO_WAYS, as_async, asgi_app, streaming_app, wsgi_app
 from support.asgi import Connection
-from support.sdk import LIFECYCLES, Received, start_span
+from support.sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES, Received, start_span
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, stats, trace_stream
@@ -62,6 +62,12 @@ logger = logging.getLogger("tenants")
 
 def init(lifecycle):
     transport = Received()
+    # Local variables show whatever is on the stack, also of whoever has called.
+    options = {"data_collection": {"stack_frame_variables": False}}
+    if HAS_STATIC_LIFECYCLE:
+        options = {"include_local_variables": False, "send_default_pii": True}
+        if lifecycle == "stream":
+            options["_experiments"] = {"trace_lifecycle": "stream"}
     with warnings.catch_warnings():
         # So that spans of the stream lifecycle tell the user, too.
         warnings.filterwarnings("ignore", "The send_default_pii option is deprecated")
@@ -74,15 +80,17 @@ def init(lifecycle):
             integrations=[
                 DjangoIntegration(response_timeout=3600),
                 DedupeIntegration(),
-                LoggingIntegration(),
+                LoggingIntegration(event_level=logging.ERROR),
                 ThreadingIntegration(),
             ],
-            _experiments={"trace_lifecycle": "stream"} if lifecycle == "stream" else {},
-            # They show whatever is on the stack, also of whoever has called.
-            include_local_variables=False,
             enable_backpressure_handling=False,
-            send_default_pii=True,
+            **options,
         )
+    # The SDK starts its threads now. Later gevent would go on with another request there.
+    with start_span("first"):
+        logger.error("first")
+    transport.spans()
+    transport.clear()
     return transport
 
 

@@ -62,13 +62,9 @@ def test_hooks_that_hang():
         """
         from vendored_integration import stats
         go_on = threading.Event()
-        def before_send_transaction(event, hint):
+        def hook(url):
             go_on.wait(60)
-            return event
-        sentry = init(
-            DjangoIntegration(response_timeout=0.2),
-            before_send_transaction=before_send_transaction,
-        )
+        sentry = init(DjangoIntegration(response_timeout=0.2), **when_sent(hook))
         clients = [WsgiClient(app) for number in range(5)]
         sentry.wait_for(lambda: stats().waiting_jobs == 2)
         print(stats().threads)
@@ -110,8 +106,12 @@ logging.getLogger("vendored_integration").addHandler(PrintingHandler())
 class AtExit(Received):
     def flush(self, timeout, callback=None):
         if "left" in globals():
-            print("exit", len(self.transactions()))
+            print("exit", len(self.ended()))
 sentry = init(DjangoIntegration(response_timeout=0.1), transport=AtExit())
+with start_span("starts the SDK's own thread"):
+    pass
+sentry.roots()
+sentry.clear()
 """
         + NO_THREADS[why]
         + """

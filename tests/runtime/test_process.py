@@ -4,7 +4,7 @@ import os
 
 import pytest
 from support.program import run  # other tests import it from here, too
-from support.sdk import HAS_STREAM_LIFECYCLE, LIFECYCLES
+from support.sdk import HAS_STATIC_LIFECYCLE, HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 
 def test_500_open_responses_add_at_most_4_threads():
@@ -34,6 +34,8 @@ def test_threads_keep_nothing_alive():
         class Held:
             pass
         init()
+        with start_span("starts the SDK's own thread"):
+            pass
         held = Held()
         gone = weakref.ref(held)
         sentry_sdk.Scope.get_isolation_scope().set_context("held", {"value": held})
@@ -50,42 +52,42 @@ def test_threads_keep_nothing_alive():
 # -- the end of the process --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [("", ["abandoned None a b c"]), ("continue", ["continued 1 a b", "abandoned 2 c"])],
-)
-def test_open_responses_are_finished_at_process_exit(options, expected):
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+@pytest.mark.parametrize("on_timeout", ["finish", "continue"])
+def test_open_responses_are_finished_at_process_exit(lifecycle, on_timeout):
     """Before the SDK flushes: what is finished then must still be sent; of parts the last."""
+    parts = lifecycle == "static" and on_timeout == "continue"
+    options = {"_experiments": {"max_spans": 2}} if parts else {}
     lines = run(
         f"""
         from support.apps import streaming_app
-        options = {{"on_timeout": "continue"}} if {options!r} else {{}}
-        init(transport=Printing(), _experiments={{"max_spans": 2}} if options else {{}})
+        init(lifecycle={lifecycle!r}, transport=Printing(), **{options!r})
         def body():
             for name in "abcd":
                 with start_span(name):
                     pass
                 yield b"chunk"
-        client = WsgiClient(streaming_app("wsgi-plain", body, **options))
+        client = WsgiClient(streaming_app("wsgi-plain", body, on_timeout={on_timeout!r}))
         client.take(3)
         """
     )
-    assert lines == [*expected, "flush"]
+    ended = ["continued 1 a b", "abandoned 2 c"] if parts else ["abandoned None a b c"]
+    assert lines == [*ended, "flush"]
 
 
 @pytest.mark.fault(
-    "`before_send_transaction` hangs at the end of the process",
+    "`before_send_transaction` (SDK 3: `before_send_span`) hangs at the end of the process",
     client="—",
     log="nothing",
     sink="all but this transaction; the process ends after `shutdown_timeout`",
 )
 def test_hanging_hook_does_not_hold_up_process_exit():
-    """before_send_transaction that never returns costs at most shutdown_timeout."""
+    """A hook that never returns costs at most shutdown_timeout."""
     run(
         """
-        def before_send_transaction(event, hint):
+        def hook(url):
             threading.Event().wait()
-        init(before_send_transaction=before_send_transaction, shutdown_timeout=0.2)
+        init(shutdown_timeout=0.2, **when_sent(hook))
         client = WsgiClient(app)
         """,
         timeout=30,
@@ -103,17 +105,16 @@ def test_process_exit_with_all_workers_busy():
     lines = run(
         """
         hung = threading.Semaphore(0)
-        def before_send_transaction(event, hint):
-            if event["request"]["url"].endswith("/hang"):
+        def hook(url):
+            if url.endswith("/hang"):
                 hung.release()
                 threading.Event().wait()
-            return event
         class Counting(Received):
             def flush(self, timeout, callback=None):
-                print("flush", len(self.transactions()))
+                print("flush", len(self.ended()))
         init(
             DjangoIntegration(response_timeout=0.1), transport=Counting(), shutdown_timeout=0.2,
-            before_send_transaction=before_send_transaction,
+            **when_sent(hook),
         )
         print(WsgiClient(app).read())
         hanging = [WsgiClient(app, "/hang") for _ in range(3)]
@@ -181,7 +182,7 @@ def test_clock_is_set_back_while_a_generator_is_traced():
     lines = run(
         CLOCK
         + """
-sentry = init(_experiments={"trace_lifecycle": "stream"})
+sentry = init(lifecycle="stream")
 @trace_stream(name="dropped")
 def numbers():
     yield 1
@@ -204,25 +205,23 @@ print(0 <= ended()[0]["end_timestamp"] - ended()[0]["start_timestamp"] < 3600)
 
 
 @pytest.mark.fault(
-    "`before_send_transaction` hangs at a deadline",
+    "`before_send_transaction` (SDK 3: `before_send_span`) hangs at a deadline",
     client="no delay; others are served",
     log="nothing",
     sink="the other transactions",
 )
 def test_hanging_hook_delays_no_deadline_and_no_request():
-    """One response's before_send_transaction hangs in its deadline; the others go on."""
+    """One response's hook hangs in its deadline; the others go on."""
     lines = run(
         """
-        def before_send_transaction(event, hint):
-            if event["request"]["url"].endswith("/hang"):
+        def hook(url):
+            if url.endswith("/hang"):
                 threading.Event().wait()
-            return event
         sentry = init(
-            DjangoIntegration(response_timeout=0.2), shutdown_timeout=0.1,
-            before_send_transaction=before_send_transaction,
+            DjangoIntegration(response_timeout=0.2), shutdown_timeout=0.1, **when_sent(hook)
         )
         clients = [WsgiClient(app, path) for path in ["/hang"] + 20 * ["/other"]]
-        sentry.wait_for(lambda: len(sentry.transactions()) == 20)
+        sentry.wait_for_roots(20)
         for client in clients:
             client.close()  # not even the first one waits
         print({root.outcome for root in sentry.roots()})
@@ -232,23 +231,20 @@ def test_hanging_hook_delays_no_deadline_and_no_request():
 
 
 def test_raising_hook_is_survived():
-    """before_send_transaction that raises loses its transaction, and nothing else."""
+    """A hook that raises loses its transaction, and nothing else. A span is sent all the same."""
+    expected = 1 if HAS_STATIC_LIFECYCLE else 6
     lines = run(
-        """
-        def before_send_transaction(event, hint):
-            if event["request"]["url"].endswith("/raise"):
+        f"""
+        def hook(url):
+            if url.endswith("/raise"):
                 raise SystemExit("no")
-            return event
-        sentry = init(
-            DjangoIntegration(response_timeout=0.1),
-            before_send_transaction=before_send_transaction,
-        )
+        sentry = init(DjangoIntegration(response_timeout=0.1), **when_sent(hook))
         clients = [WsgiClient(app, path) for path in [*["/raise"] * 5, "/other"]]
-        print(sentry.root().outcome)
+        print([root.outcome for root in sentry.wait_for_roots({expected})])
         print(b"".join(client.read() for client in clients))
         """,
     )
-    assert lines == ["timed_out", "b'" + "ab" * 6 + "'"]
+    assert lines == [str(["timed_out"] * expected), "b'" + "ab" * 6 + "'"]
 
 
 # -- fork --------------------------------------------------------------------------------
@@ -269,17 +265,14 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
     With no responses, no threads, and all numbers at zero; though other threads were busy.
     """
     parts = lifecycle == "static" and on_timeout == "continue"
-    limit = 10 if on_timeout == "continue" else 1000
+    options = {"_experiments": {"max_spans": 10}} if parts else {}
     lines = run(
         f"""
         import gc, warnings
         from support.apps import streaming_app
         from vendored_integration import stats
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
-        sentry = init(
-            DjangoIntegration(on_timeout={on_timeout!r}),
-            _experiments={{"trace_lifecycle": {lifecycle!r}, "max_spans": {limit}}},
-        )
+        sentry = init(DjangoIntegration(on_timeout={on_timeout!r}), {lifecycle!r}, **{options!r})
         def show(*what):
             now = stats()
             print(
@@ -384,7 +377,7 @@ def test_under_gevent_imported_before_monkey_patching():
         sentry = init(DjangoIntegration(response_timeout=0.1))
         client = WsgiClient(app)
         with gevent.Timeout(20):
-            while not sentry.transactions():
+            while not sentry.roots():
                 gevent.sleep(0.01)
         print(sentry.roots()[0].outcome)
         print(client.read())

@@ -11,10 +11,11 @@ from pathlib import Path
 import sentry_sdk  # noqa: F401
 from django.http import StreamingHttpResponse
 
+from sink import attributes
 from vendored_integration import DjangoIntegration  # noqa: F401
 
 from .apps import serve
-from .sdk import Received, start_sdk, start_span  # noqa: F401
+from .sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES, Received, start_sdk, start_span  # noqa: F401
 from .wsgi import WsgiClient  # noqa: F401
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -46,12 +47,29 @@ def run(code, *args, prelude=_PRELUDE, status=0, timeout=60, **environ):
 # -- what a program begins with --------------------------------------------------------------
 
 
-def init(integration=None, **options):
-    return start_sdk(options.pop("transport", None) or Received(), None, integration, **options)
+def init(integration=None, lifecycle=LIFECYCLES[0], transport=None, **options):
+    return start_sdk(transport or Received(), lifecycle, integration, **options)
+
+
+def when_sent(hook):
+    """Return options of the SDK that have a hook called with the URL of each request sent."""
+
+    def before_send_transaction(event, hint):
+        hook(event["request"]["url"])
+        return event
+
+    def before_send_span(span, hint):
+        if span["is_segment"]:
+            hook(span["attributes"]["url.full"])
+        return span
+
+    if HAS_STATIC_LIFECYCLE:
+        return {"before_send_transaction": before_send_transaction}
+    return {"before_send_span": before_send_span}
 
 
 class Printing(Received):
-    """Prints how each transaction has ended: outcome, part, spans of the test."""
+    """Prints how each request has ended: outcome, part, spans of the test."""
 
     def capture_envelope(self, envelope):
         super().capture_envelope(envelope)
@@ -60,9 +78,17 @@ class Printing(Received):
                 event = item.payload.json
                 contexts = event["contexts"]
                 data = contexts.get("http.response.stream") or contexts["trace"]["data"]
-                spans = [span["description"] for span in event["spans"] if span["op"] == "test"]
-                part = data.get("http.response.stream.part")
-                print(data["http.response.stream.outcome"], part, *spans)
+                self._print(data, [s["description"] for s in event["spans"] if s["op"] == "test"])
+            elif item.type == "span":
+                spans = item.payload.json["items"]
+                names = [span["name"] for span in spans if "sentry.op" not in span["attributes"]]
+                for span in spans:
+                    if span["is_segment"]:
+                        self._print(attributes(span), names)
+
+    def _print(self, data, names):
+        part = data.get("http.response.stream.part")
+        print(data["http.response.stream.outcome"], part, *names)
 
     def flush(self, timeout, callback=None):
         print("flush")

@@ -46,6 +46,12 @@ TRACE_HEAD = (
 # Sessions are flushed with the client; the flusher's thread would sleep for a minute.
 SessionFlusher._ensure_running = lambda self: None
 
+if HAS_STREAM_LIFECYCLE:
+    from sentry_sdk._span_batcher import SpanBatcher
+
+    # Spans, too: their thread may have taken them, and not yet sent them, when a test looks.
+    SpanBatcher._flush_loop = lambda self: None
+
 
 #: Options that an SDK without transactions does not have.
 STATIC_OPTIONS = {"before_send_transaction", "profiles_sample_rate", "_experiments"}
@@ -153,6 +159,11 @@ class Received(Transport):
 
     def errors(self):
         return self.items("event")
+
+    def ended(self):
+        """Transactions and segments that have arrived; the SDK is not asked to flush."""
+        spans = [span for container in self.items("span") for span in container["items"]]
+        return self.transactions() + [span for span in spans if span["is_segment"]]
 
     def messages(self):
         """What each error event says: the last exception's value, or the message."""
