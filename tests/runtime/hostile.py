@@ -26,6 +26,8 @@ from support.wsgi import make_environ
 
 #: Stands for a key that is not there.
 MISSING = ("missing",)
+#: Stands for a text that would be too long for the report of a failing plan.
+HUGE = ("huge",)
 #: What two processes do not have in common of a text.
 ADDRESS = re.compile("(hostile|__main__)[.]|at 0x[0-9a-f]+")
 #: The transaction's data name the request that they belong to; the test sets this.
@@ -57,13 +59,13 @@ class World:
     def __init__(self, plan):
         self.plan = plan
         self.seen = []
-        self._raised = []
+        self.raised = []
         #: Whether the server closes the response just now.
         self.closing = False
 
     def error(self, name):
-        self._raised.append(ERRORS[name]())
-        return self._raised[-1]
+        self.raised.append(ERRORS[name]())
+        return self.raised[-1]
 
     def raise_planned(self, error):
         if error is not None:
@@ -73,7 +75,7 @@ class World:
         self.seen.append(what)
 
     def see_error(self, where, error):
-        own = any(error is raised for raised in self._raised)
+        own = any(error is raised for raised in self.raised)
         text = ADDRESS.sub("", str(error))
         self.see(where, type(error).__name__, own, text, type(error.__cause__).__name__)
 
@@ -93,12 +95,15 @@ def play(plan, wrap=lambda app: app):
     else:
         app = django_asgi(world) if plan["django"] else wrap(asgi(world))
         loop().run_until_complete(serve_one(world, app))
+    # Errors know the frames that have the response, which is to be collected if the server
+    # has not closed it.
+    world.raised.clear()
     return world.seen
 
 
 def changed(base, changes):
     for name, value in changes:
-        base[name] = value
+        base[name] = "x" * 70_000 if value == HUGE else value
         if value == MISSING:
             del base[name]
     return base
