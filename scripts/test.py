@@ -5,9 +5,9 @@
     python3 scripts/test.py --all            every environment of tox.ini
     python3 scripts/test.py -e pipeline -- -k tampered
 
-Other arguments are tox's, save -h and --help, which show this. tox lives in a virtual environment
-of its own, in .cache/test-venv, so that a system Python which refuses `pip install` (PEP 668) is
-left alone. Remove that directory to begin afresh.
+The arguments are tox's, save --all, and -h and --help, which show this. tox lives in a virtual
+environment of its own, in .cache/test-venv, so that a system Python which refuses `pip install`
+(PEP 668) is left alone. Remove that directory to begin afresh.
 """
 
 import os

@@ -84,8 +84,10 @@ class Received(Transport):
         """For each request that was traced, how many spans its body has made."""
         traces = [payload["spans"] for kind, payload in self.items if kind == "transaction"]
         spans = [s for kind, payload in self.items if kind == "span" for s in payload["items"]]
-        for root in (span for span in spans if span["is_segment"]):
-            traces.append([span for span in spans if span["trace_id"] == root["trace_id"]])
+        for root in spans:
+            # Up to 2.69 a receiver's span after the response can be a segment, too.
+            if root["is_segment"] and root["name"].startswith("/"):
+                traces.append([span for span in spans if span["trace_id"] == root["trace_id"]])
         return [[s.get("name") or s.get("op") for s in trace].count("body") for trace in traces]
 
     def errors(self) -> "List[str]":

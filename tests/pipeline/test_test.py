@@ -17,5 +17,5 @@ def test_help_installs_nothing(tmp_path: Path, option: str) -> None:
     command = [sys.executable, str(tmp_path / "scripts" / "test.py"), option]
     output = subprocess.check_output(command, universal_newlines=True, timeout=60)
     assert "python3 scripts/test.py -e pipeline" in output
-    assert "The arguments are tox's" in output
+    assert "tox" in output
     assert not (tmp_path / ".cache").exists()
