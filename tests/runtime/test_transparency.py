@@ -122,7 +122,7 @@ def test_error_of_the_application_reaches_the_server(init, error):
         WsgiClient(SentryWsgiMiddleware(app))
     assert caught.value is error
     assert (error.__cause__, error.__context__) == (cause, None)
-    assert len(sentry.transactions()) == 1
+    assert len(sentry.roots()) == 1
 
 
 def test_error_of_the_body_reaches_the_server(init):
@@ -184,7 +184,7 @@ def test_iter_of_the_iterator_does_not_start_again(init):
     assert next(iterator) == b"a"
     assert list(iter(iterator)) == [b"b"]
     response.close()
-    assert len(sentry.transactions()) == 1
+    assert len(sentry.roots()) == 1
 
 
 def test_iterating_without_keeping_the_response(init):
@@ -339,10 +339,10 @@ def test_file_wrapper_of_another_framework(init, tmp_path):
 
     client = WsgiClient(SentryWsgiMiddleware(app), **{"wsgi.file_wrapper": FileWrapper})
     file = client.response.filelike
-    assert not sentry.transactions()
+    assert not sentry.roots()
     client.close()
     assert file.closed
-    assert len(sentry.transactions()) == 1
+    assert len(sentry.roots()) == 1
 
 
 def test_abandoned_file_response(init, tmp_path):

@@ -85,7 +85,8 @@ def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
 
 def tear_down_profilers():
     """They are global, and the first init() of a process sets them up for good."""
-    sentry_sdk.profiler.teardown_profiler()
+    if HAS_STATIC_LIFECYCLE:
+        sentry_sdk.profiler.teardown_profiler()
     if HAS_CONTINUOUS_PROFILER:
         sentry_sdk.profiler.continuous_profiler.teardown_continuous_profiler()
 
