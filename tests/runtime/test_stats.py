@@ -11,7 +11,6 @@ from django.http import HttpResponse, StreamingHttpResponse
 from support.apps import WAYS, open_stream, serve, serve_asgi, streaming_app
 from support.asgi import read
 from support.wsgi import WsgiClient
-from test_parts import FULL, Stream, numbered
 
 from vendored_integration import DjangoIntegration, stats
 from vendored_integration.asgi import SentryMiddleware
@@ -110,9 +109,10 @@ def test_evicted(init, lifecycle, seen):
 
 def test_continued(init, seen):
     """The parts, and the end of the stream."""
-    init(_experiments=FULL)
-    stream = Stream()
-    stream.span(*numbered(25))
+    parts = pytest.importorskip("test_parts")
+    init(_experiments=parts.FULL)
+    stream = parts.Stream()
+    stream.span(*parts.numbered(25))
     assert seen.streaming == {"continued": 2}
     stream.finish()
     assert seen.streaming == {"continued": 2, "completed": 1}

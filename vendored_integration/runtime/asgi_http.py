@@ -27,7 +27,7 @@ class _AsgiBodyStats(BodyStats):
 
     def __init__(self, started: float) -> None:
         super().__init__(started)
-        self.last_step = started
+        self.iterated = self.last_step = started
 
     def data(self) -> "Dict[str, Any]":
         # The application makes the body whenever none of it is being sent.

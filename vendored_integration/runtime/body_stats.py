@@ -25,6 +25,7 @@ class BodyStats:
         "last_chunk",
         "longest_gap",
         "open_db_connections",
+        "iterated",
         "last_step",
         "produce_time",
         "send_time",
@@ -50,11 +51,13 @@ class BodyStats:
         self.longest_gap = 0.0
         #: Database connections that the thread held when the application returned (WSGI).
         self.open_db_connections = 0
+        #: When the body was begun. 0: not yet.
+        self.iterated = 0.0
         #: When the body was last left, for the server to send a chunk. 0: not yet.
         self.last_step = 0.0
         #: Spent within the body.
         self.produce_time = 0.0
-        #: Spent between two steps of the body.
+        #: Spent outside of the body, from its beginning to its last step.
         self.send_time = 0.0
 
     def count(self, size: int, now: float) -> None:
@@ -69,8 +72,15 @@ class BodyStats:
             self.chunks += 1
             self.size += size
 
+    def end_step(self, started: float) -> None:
+        """A step of the body that began then has ended, without a chunk."""
+        self.last_step = now = perf_counter()
+        self.produce_time += now - started
+
     def data(self) -> "Dict[str, Any]":
         """Return what is told about a streaming response (times in milliseconds)."""
+        # Derived, and not kept for each chunk. A step that ends just now must not make it negative.
+        self.send_time = max(0.0, self.last_step - self.iterated - self.produce_time)
         data: "Dict[str, Any]" = {
             "http.response.stream.chunks": self.chunks,
             "http.response.stream.produce_time": self.produce_time * _MS,

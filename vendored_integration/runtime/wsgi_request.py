@@ -186,13 +186,15 @@ class WsgiRequest(RequestContext):
         """
         if self._bindings is not None:
             self.run(self._bindings.enter)
+        body_stats = self.opened.stats
         started = perf_counter()
+        body_stats.iterated = body_stats.iterated or started
         try:
             iterator: "Iterator[Any]" = self.run(iter, response)
         except BaseException as error:
             self.fail(error)
             raise
-        self.opened.stats.produce_time += perf_counter() - started
+        body_stats.produce_time += perf_counter() - started
         return iterator
 
     def exhaust(self) -> None:
