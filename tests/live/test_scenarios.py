@@ -507,7 +507,7 @@ def test_session_of_a_stream_that_fails(live: Live) -> None:
 )
 def test_client_receives_the_same(live: Live, request_id: str, method: str, path: str) -> None:
     """Status, headers and body are those without Sentry, and those with stock."""
-    if path.endswith("fails/") and not live.server.ends_failed:
+    if "fails" in path and not live.server.ends_failed:
         pytest.skip("the client waits for ever, with and without Sentry")
     if "async" in path and "database" in path and not live.server.asyncio_threads:
         pytest.skip("it hangs, with and without us")

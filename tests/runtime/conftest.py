@@ -43,7 +43,7 @@ def init():
         for event in transport.transactions():
             assert_accepted(event)
     sentry_sdk.get_client().close(timeout=0)
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False)
 
 
 @pytest.fixture

@@ -9,6 +9,12 @@ from vendored_integration.wsgi import SentryWsgiMiddleware
 
 
 @pytest.fixture
+def sentry(init, lifecycle):
+    """With the SDK's own integration for Flask, which is enabled by default."""
+    return init(lifecycle, auto_enabling_integrations=True)
+
+
+@pytest.fixture
 def app():
     app = flask.Flask(__name__)
 

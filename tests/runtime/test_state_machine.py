@@ -94,7 +94,6 @@ class ResponseMachine(RuleBasedStateMachine):
             Received(),
             lifecycle,
             DjangoIntegration(**options),
-            auto_enabling_integrations=False,
         )
         self.body = body = Body()
         self.outside = sentry_sdk.Scope.get_isolation_scope()

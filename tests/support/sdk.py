@@ -71,6 +71,8 @@ def start_sdk(transport, lifecycle=LIFECYCLES[0], integration=None, **options):
         experiments = options.get("_experiments", {})
         options["_experiments"] = {**experiments, "trace_lifecycle": "stream"}
     options.setdefault("traces_sample_rate", 1.0)
+    # To look for what is installed here takes most of the time of a test.
+    options.setdefault("auto_enabling_integrations", False)
     # Each client would leave a thread that sleeps for up to a minute after its end.
     options.setdefault("enable_backpressure_handling", False)
     sentry_sdk.init(
