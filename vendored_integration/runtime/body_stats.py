@@ -1,7 +1,7 @@
 """What is measured of a response and its body, under WSGI and ASGI alike."""
 
 from time import perf_counter
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 #: Milliseconds in a second.
 _MS = 1e3
@@ -28,7 +28,6 @@ class BodyStats:
         "iterated",
         "last_step",
         "produce_time",
-        "send_time",
     )
 
     def __init__(self, started: float) -> None:
@@ -55,10 +54,8 @@ class BodyStats:
         self.iterated = 0.0
         #: When the body was last left, for the server to send a chunk. 0: not yet.
         self.last_step = 0.0
-        #: Spent within the body.
+        #: Spent within the body (WSGI).
         self.produce_time = 0.0
-        #: Spent outside of the body, from its beginning to its last step.
-        self.send_time = 0.0
 
     def count(self, size: int, now: float) -> None:
         """A chunk of this many bytes is there."""
@@ -77,14 +74,22 @@ class BodyStats:
         self.last_step = now = perf_counter()
         self.produce_time += now - started
 
+    def times(self) -> "Tuple[float, float]":
+        """Return the time within the body, and the time in which the server sent it.
+
+        One of them is kept for each chunk; the other is the rest.
+        """
+        total = self.last_step - self.iterated
+        # A step that ends just now must not make it negative.
+        return self.produce_time, max(0.0, total - self.produce_time)
+
     def data(self) -> "Dict[str, Any]":
         """Return what is told about a streaming response (times in milliseconds)."""
-        # Derived, and not kept for each chunk. A step that ends just now must not make it negative.
-        self.send_time = max(0.0, self.last_step - self.iterated - self.produce_time)
+        produce_time, send_time = self.times()
         data: "Dict[str, Any]" = {
             "http.response.stream.chunks": self.chunks,
-            "http.response.stream.produce_time": self.produce_time * _MS,
-            "http.response.stream.send_time": self.send_time * _MS,
+            "http.response.stream.produce_time": produce_time * _MS,
+            "http.response.stream.send_time": send_time * _MS,
             "http.server.return_time": (self.returned - self.started) * _MS,
         }
         size = self.file_size if self.file_size != 0 else self.size
