@@ -149,8 +149,7 @@ class WsgiRequest(RequestContext):
             made = response_of_django(self.context, self.before, response)
             streaming = is_streaming(made, response)
             if streaming or options.finish_on == "close":
-                self._bindings = bindings_of(made)
-                return self._open(response, BodyStats(self._started), streaming, options)
+                return self._open(response, bindings_of(made), streaming, options)
         except Exception:
             internal_error("internal error; this request is traced as in stock")
         stats.count_response(False, "completed")
@@ -160,15 +159,18 @@ class WsgiRequest(RequestContext):
         self.run(spare_request)
         return scoped_response(response, self)
 
-    def _open(self, response: Any, body_stats: BodyStats, streaming: bool, options: Any) -> Any:
+    def _open(
+        self, response: Any, bindings: "Optional[Bindings]", streaming: bool, options: Any
+    ) -> Any:
+        body_stats = BodyStats(self._started)
         if self.root is not None:
             # As in stock: an idle stream would be sampled for as long as it is open.
             self.run(self.root.stop_profile)
         self.run(take_request_data, self.root)
         if streaming:
             body_stats.open_db_connections = len(open_connections())
-        if self._bindings is not None and not self._bindings.find(self.context, self.before):
-            self._bindings = None
+        if bindings is not None and bindings.find(self.context, self.before):
+            self._bindings = bindings
         self.opened = OpenResponse(
             self.root, self.context.copy(), options, body_stats, streaming, self._finish
         )
