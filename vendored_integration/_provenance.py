@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def look() -> tuple[dict[str, Any] | None, dict[str, str], str]:
-    """Return what the build states (see scripts/pipeline/provenance.py), each file that is
+    """Return what the build states (see scripts/pipeline/package.py), each file that is
     not as stated -> how it differs, and why there is no statement if there is none.
     """
     name = PATH.relative_to(VENDOR.parents[1]).as_posix()

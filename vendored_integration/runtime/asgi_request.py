@@ -22,7 +22,7 @@ Send = Callable[[Any], Awaitable[Any]]
 #: The ASGI request that the running context belongs to. A weak reference: tasks that the
 #: application has left behind keep their context, and must not keep the connection by it.
 running: "ContextVar[Callable[[], Optional[AsgiRequest]]]" = ContextVar(
-    "vendored_integrationrunning", default=lambda: None
+    "vendored_integration_running", default=lambda: None
 )
 
 
@@ -34,8 +34,8 @@ def current_request() -> "Optional[AsgiRequest]":
 class AsgiRequest:
     """One connection (or, for HTTP, one request) of an ASGI application.
 
-    As it is: a WebSocket connection, or one of a protocol that is not known here. More than
-    7 attributes: both sides' functions, and what is known of the errors.
+    Used as it is for WebSockets, and for protocols that are not known here. More than 7
+    attributes: both sides' functions, and what is known of the errors.
     """
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ class AsgiRequest:
         return failed
 
     def reports(self, error: BaseException) -> bool:
-        """Whether an unhandled error makes an event. It is going to have one then."""
+        """Return whether to make an event of an unhandled error, and remember that it has one."""
         if error is self.reported or self._is_hang_up(error):
             return False
         self.reported = error
@@ -120,7 +120,7 @@ class AsgiRequest:
         return not isinstance(error, GeneratorExit) and not self._is_hang_up(error)
 
     def _is_hang_up(self, error: BaseException) -> bool:
-        """Whether an error comes of it that the client has gone."""
+        """Whether an error says that the client has gone."""
         # Since ASGI 2.4 a server may tell by an OSError of its send().
         if error is self._send_error or isinstance(error, asyncio.CancelledError):
             return True

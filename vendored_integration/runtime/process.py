@@ -63,7 +63,7 @@ logger = _Logger(logging.getLogger("vendored_integration"), {})
 
 # The SDK makes an event of every logged error. A fault in finishing one event must not
 # cause another event.
-# (SDK 3 has one function for events, and this name for its logs.)
+# In SDK 3 ignore_logger() is about Sentry's logs, and another function about events.
 getattr(sdk_logging, "ignore_logger_for_events", sdk_logging.ignore_logger)(logger.name)
 
 #: Faults of this package's own that were logged and swallowed.
