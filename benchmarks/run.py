@@ -24,11 +24,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import measure  # noqa: E402
-import tables  # noqa: E402
+import measure
+import tables
 
-import sections  # noqa: E402
-from upstream.environment import Refused, go_inside, parser_of  # noqa: E402
+import sections
+from upstream.environment import Refused, go_inside, parser_of
 
 
 def parse() -> argparse.Namespace:

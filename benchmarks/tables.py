@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from sections import measured, table  # noqa: E402
+from sections import measured, table
 
 SYSTEMS = {
     "bare": "bare Django",

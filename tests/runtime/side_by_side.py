@@ -40,8 +40,8 @@ from sentry_sdk.transport import Transport
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.asgi import make_scope  # noqa: E402
-from support.wsgi import Body, make_environ  # noqa: E402
+from support.asgi import make_scope
+from support.wsgi import Body, make_environ
 
 FORM = b"a=1&b=2"
 UPLOAD = (

@@ -280,7 +280,7 @@ def test_bindings_of_the_body_end_with_it(init, read):
             yield report()
         seen.append(report())
 
-    with connected(request_finished, lambda **kwargs: seen.append(report())):  # noqa: B023
+    with connected(request_finished, lambda **kwargs: seen.append(report())):
         client = WsgiClient(bound_app("wsgi-django", body), "/A")
         client.take(2)
         assert client.chunks == [b"A A;", b"B B;"]

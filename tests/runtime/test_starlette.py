@@ -20,14 +20,14 @@ from vendored_integration.asgi import SentryMiddleware
 pytest.importorskip("starlette")
 pytest.importorskip("fastapi")
 
-from fastapi import Depends, FastAPI  # noqa: E402
-from starlette.applications import Starlette  # noqa: E402
-from starlette.background import BackgroundTask  # noqa: E402
-from starlette.exceptions import HTTPException  # noqa: E402
-from starlette.middleware import Middleware  # noqa: E402
-from starlette.middleware.base import BaseHTTPMiddleware  # noqa: E402
-from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse  # noqa: E402
-from starlette.routing import Mount, Route, WebSocketRoute  # noqa: E402
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
 
 HERE = __name__
 
