@@ -11,6 +11,7 @@ import sentry_sdk
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import spans
+from .contexts import request_access
 from .process import internal_error
 
 Middleware = Generator[Any, Any, Any]
@@ -75,4 +76,6 @@ def resume(middleware: Middleware, response: Any, error: "Optional[BaseException
             raise  # a signal handler's, such as the server's own SystemExit
     finally:
         spans.restore_scopes(scopes)
+        # A later event reads nothing from the client, and queries nothing.
+        request_access.set("cached")
     return None

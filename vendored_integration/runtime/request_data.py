@@ -74,11 +74,6 @@ def take_request_data(root: Any) -> None:
         request_access.reset(token)
 
 
-def spare_request() -> None:
-    """From now on, read nothing of the running context's request, and query nothing for it."""
-    request_access.set("cached")
-
-
 def patch_request_data(upstream: Any) -> None:
     """Have upstream's Django integration make its event processors ours.
 

@@ -19,6 +19,7 @@ from typing import Any, Dict, Optional
 import sentry_sdk
 import sentry_sdk.scope
 import sentry_sdk.tracing_utils
+from sentry_sdk.consts import VERSION
 from sentry_sdk.utils import capture_internal_exceptions
 
 try:
@@ -27,6 +28,9 @@ try:
     from . import static_spans as static
 except ImportError:  # an SDK that has only the stream lifecycle
     Transaction = static = None  # type: ignore[assignment,misc]
+
+#: Of the SDK: major and minor version.
+RELEASE = tuple(map(int, VERSION.split(".")[:2]))
 
 #: Dictionaries of a root span (of either lifecycle) that go on being changed.
 _OWN = ("_data", "_tags", "_contexts", "_measurements", "_flags", "_attributes")
@@ -118,11 +122,13 @@ def current_root_span() -> Any:
 
 
 def sends_spans_without_parent() -> bool:
-    """Whether a span with no span above it is sent, as in the stream lifecycle."""
-    if Transaction is None:
-        return True
-    is_stream = getattr(sentry_sdk.tracing_utils, "has_span_streaming_enabled", None)
-    return is_stream is not None and is_stream(sentry_sdk.get_client().options)
+    """Whether upstream makes spans that have no span above them, and sends these."""
+    # Releases between these two do so in the stream lifecycle.
+    if not (2, 52) <= RELEASE < (2, 66):
+        return False
+    return bool(
+        sentry_sdk.tracing_utils.has_span_streaming_enabled(sentry_sdk.get_client().options)
+    )
 
 
 def capture_exception(root: Any) -> None:

@@ -8,6 +8,9 @@ views and middlewares for a span. An outgoing request from within such a span na
 transaction as its parent, which is not sent either; trace id and sampling decision
 are the same.
 
+In the stream lifecycle, an unsampled segment's attributes are not put together
+(:func:`attributes`), as it takes none.
+
 By the same patch what describes the request is put together when there is an event
 (:class:`EventProcessor`), and the values in an event are looked at in less time
 (:func:`for_query_sets`): 110,000 instructions of a plain request that is not sampled, and
@@ -68,6 +71,14 @@ def if_wanted(patched: "Callable[..., Any]", original: "Callable[..., Any]") -> 
         return patched(self, *args) if wanted() else original(self, *args)
 
     return method
+
+
+def attributes(get: "Callable[..., Dict[str, Any]]", *arguments: Any) -> "Dict[str, Any]":
+    """Return the attributes of a span that has just been started, if it is :func:`wanted`.
+
+    :param get: upstream's function, which gets the arguments.
+    """
+    return get(*arguments) if wanted() else {}
 
 
 class EventProcessor:

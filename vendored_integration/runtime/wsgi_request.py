@@ -22,7 +22,7 @@ from .open_response import OpenResponse
 from .process import internal_error, is_collecting
 from .registry import workers
 from .reported import reports_errors
-from .request_data import spare_request, take_request_data
+from .request_data import take_request_data
 from .sdk import options_of_integration
 from .wsgi_response import open_scoped_response, scoped_response
 
@@ -156,7 +156,6 @@ class WsgiRequest(RequestContext):
         result = self.run(resume, self._middleware, response, None)
         if result is response and response is not None:
             return response  # a file: stock hands it back as well
-        self.run(spare_request)
         return scoped_response(response, self)
 
     def _open(

@@ -5,6 +5,9 @@ spans. The SDK makes these all the same, at about 60,000 instructions each. With
 this patch the integration asks first: before it starts a span, and before it wraps
 signal receivers, views and middlewares to start one.
 
+In the stream lifecycle an unsampled segment takes no attributes. They are not put
+together for it, and no receiver is wrapped: 180,000 instructions of a plain request.
+
 What describes a request is put together when there is an event, and not before: most
 requests that are not sampled have none. The serializer asks about each value of an
 event whether it is a QuerySet, and the URL resolver for an attribute that Django has
@@ -29,6 +32,7 @@ from ..errors import RefusedError
 from . import ASSIGNMENT, Source, called, target
 
 IMPORT = "import vendored_integration.runtime.spared as _spared"
+ATTRIBUTES = "_get_request_attributes"
 PROCESSOR = "_make_wsgi_event_processor"
 REGISTER = "add_global_repr_processor"
 
@@ -60,6 +64,11 @@ def edit(files: Mapping[str, Source]) -> None:
     call = wsgi.one(f"call of {PROCESSOR}", (ast.Call,), lambda node: called(node) == PROCESSOR)
     wsgi.replace(call.func, "_spared.EventProcessor")
     wsgi.insert_before(call.args[0], f"{PROCESSOR}, ")
+
+    for node in wsgi.walk(ast.Call):
+        if called(node) == ATTRIBUTES:  # since 2.59
+            wsgi.replace(node.func, "_spared.attributes")
+            wsgi.insert_before(node.args[0], f"{ATTRIBUTES}, ")
 
     transactions = files["django/transactions.py"]
     old = "resolver_or_pattern.regex"
