@@ -79,8 +79,12 @@ class HttpRequest(AsgiRequest):
 
     async def send(self, message: Any) -> None:
         asked = perf_counter()
-        chunk, server_send = message.get("body"), self._pass_on
-        if not chunk or server_send is None or not message.get("more_body"):
+        server_send: Any = self._pass_on
+        try:
+            size = len(message["body"]) if server_send and message["more_body"] else 0
+        except KeyError:
+            size = 0  # the last message, or a file
+        if not size:
             await self._send_and_read(message, asked)
             return
         # Most messages of a stream: a chunk that is only counted and timed. This is count()
@@ -91,7 +95,7 @@ class HttpRequest(AsgiRequest):
             body.longest_gap = gap
         body.last_chunk = asked
         body.chunks += 1
-        body.size += len(chunk)
+        body.size += size
         try:
             await server_send(message)
         except OSError as error:
