@@ -8,6 +8,7 @@
     sentry_sdk.init(dsn="...", integrations=[DjangoIntegration()])
 """
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -48,33 +49,20 @@ if not _to_report():
     check_sdk()
 
 
+#: Where the public names are. They are not imported above: a Flask application that uses
+#: only .wsgi need not import Django.
+_MODULES = {
+    "DjangoIntegration": ".django",
+    "StreamAwareDjangoIntegration": ".django",
+    "__version__": "._release",
+    "bounded_transport": ".transport",
+    "exclude_events": ".filters",
+    "stats": ".runtime.stats",
+    "trace_stream": ".runtime.trace_stream",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Not imported above: a Flask application that uses only .wsgi need not
-    # import Django.
-    if name in ("DjangoIntegration", "StreamAwareDjangoIntegration"):
-        from . import django
-
-        return getattr(django, name)
-    if name == "stats":
-        from .runtime.stats import stats
-
-        return stats
-    if name == "trace_stream":
-        from .runtime.process import hide_frames
-        from .runtime.trace_stream import trace_stream
-
-        hide_frames()
-        return trace_stream
-    if name == "bounded_transport":
-        from .transport import bounded_transport
-
-        return bounded_transport
-    if name == "exclude_events":
-        from .filters import exclude_events
-
-        return exclude_events
-    if name == "__version__":  # here only in the process of the report
-        from ._release import __version__
-
-        return __version__
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)

@@ -41,11 +41,8 @@ class HttpRequest(AsgiRequest):
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
         stats.interfaces["asgi"] = None
-        try:
-            workers.poll()
-            sigterm.watch()
-        except Exception:
-            internal_error("internal error when a request begins")
+        workers.poll()
+        sigterm.watch()
         self._method = scope.get("method")
         self._upstream_send = send
         self._options = DEFAULT_OPTIONS

@@ -6,8 +6,12 @@ from typing import Any, Dict, Iterator, Optional
 
 import sentry_sdk
 from sentry_sdk.client import NonRecordingClient
+from sentry_sdk.consts import VERSION
 
 from .options import DEFAULT_OPTIONS, Options
+
+#: The SDK's major and minor version.
+RELEASE = tuple(map(int, VERSION.split(".")[:2]))
 
 
 def options_of_integration() -> Options:

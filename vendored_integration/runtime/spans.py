@@ -19,8 +19,9 @@ from typing import Any, Dict, Optional
 import sentry_sdk
 import sentry_sdk.scope
 import sentry_sdk.tracing_utils
-from sentry_sdk.consts import VERSION
 from sentry_sdk.utils import capture_internal_exceptions
+
+from .sdk import RELEASE
 
 try:
     from sentry_sdk.tracing import Transaction
@@ -28,9 +29,6 @@ try:
     from . import static_spans as static
 except ImportError:  # an SDK that has only the stream lifecycle
     Transaction = static = None  # type: ignore[assignment,misc]
-
-#: Of the SDK: major and minor version.
-RELEASE = tuple(map(int, VERSION.split(".")[:2]))
 
 #: Dictionaries of a root span (of either lifecycle) that go on being changed.
 _OWN = ("_data", "_tags", "_contexts", "_measurements", "_flags", "_attributes")

@@ -6,7 +6,6 @@ outgoing requests need not be told. The parts are one trace; each but the first 
 the first, and links to the one before it.
 """
 
-import functools
 from contextvars import Context
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, List, Optional
@@ -17,6 +16,7 @@ from sentry_sdk.consts import OP
 from sentry_sdk.tracing import Span, Transaction, _SpanRecorder
 
 from .process import lock
+from .sdk import RELEASE
 
 #: Transaction status by outcome; outcomes that are missing keep the HTTP status.
 #: ``failed`` is missing too: upstream's own ``__exit__`` sets ``internal_error``.
@@ -29,14 +29,6 @@ STATUS_BY_OUTCOME = {
 
 #: Attributes that a span gets anew when it is started.
 _NEW = ("span_id", "start_timestamp", "_start_timestamp_monotonic_ns")
-
-
-@functools.lru_cache(maxsize=None)
-def _sends_data() -> bool:
-    """Whether the SDK sends a transaction's data; up to 2.11 it keeps them to itself."""
-    transaction = Transaction(name="probe")
-    transaction.set_data("probe", True)
-    return "probe" in transaction.get_trace_context().get("data", {})
 
 
 class StaticRoot:
@@ -71,11 +63,10 @@ class StaticRoot:
             self.span.op = op
         if self.part:
             data["http.response.stream.part"] = self.part
-        if _sends_data():
-            for key, value in data.items():
-                self.span.set_data(key, value)
-        else:
+        if RELEASE < (2, 12):  # such an SDK keeps a transaction's data to itself
             self.span.set_context("http.response.stream", data)
+        for key, value in data.items():
+            self.span.set_data(key, value)
         if outcome in STATUS_BY_OUTCOME:
             self.span.set_status(STATUS_BY_OUTCOME[outcome])
 

@@ -31,7 +31,7 @@ import sentry_sdk.scope
 from sentry_sdk.utils import qualname_from_function
 
 from . import spans
-from .process import internal_error, is_collecting
+from .process import hide_frames, internal_error, is_collecting
 from .registry import workers
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -228,3 +228,6 @@ def _first_step(generator: "AsyncGenerator[Any, Any]") -> Any:
         return generator.asend(None)  # a generator takes the hooks here
     finally:
         sys.set_asyncgen_hooks(*hooks)
+
+
+hide_frames()

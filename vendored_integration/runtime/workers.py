@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from contextvars import Context
+from functools import partial
 from time import monotonic
 from typing import Callable, Deque, List
 
@@ -87,35 +88,26 @@ class Workers:
         elif self._started and len(self._jobs) > self._idle:
             self._add_worker()
 
-    def drain(self, jobs: "List[Job]", timeout: float) -> bool:
+    def drain(self, jobs: "List[Job]", timeout: float) -> None:
         """Run jobs by the workers and wait for them, at most ``timeout`` seconds.
 
-        :return: whether all are done. Where no worker runs, the caller runs them.
+        Where no worker runs, the caller runs them.
         """
-        if not jobs:
-            return True
-        done: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        done = threading.Semaphore(0)
 
-        def reporting(job: Job) -> Job:
-            def run() -> None:
-                try:
-                    job()
-                finally:
-                    done.put(None)
-
-            return run
+        def run(job: Job) -> None:
+            try:
+                job()
+            finally:
+                done.release()
 
         for job in jobs:
-            self.submit(reporting(job))
+            self.submit(partial(run, job))
         if not self._started or self.inline:
             self._run_jobs()
         deadline = monotonic() + timeout
-        try:
-            for _ in jobs:
-                done.get(timeout=max(0.0, deadline - monotonic()))
-        except queue.Empty:
-            return False
-        return True
+        for _ in jobs:
+            done.acquire(timeout=max(0.0, deadline - monotonic()))
 
     def waiting(self) -> int:
         """Return the number of jobs that no worker has begun."""

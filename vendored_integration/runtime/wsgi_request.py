@@ -117,11 +117,8 @@ class WsgiRequest(RequestContext):
     ) -> Any:
         """Let upstream begin, and return the call of the application."""
         stats.interfaces["wsgi"] = None
-        try:
-            workers.poll()
-            sigterm.watch()
-        except Exception:
-            internal_error("internal error when a request begins")
+        workers.poll()
+        sigterm.watch()
         self._middleware = call(middleware, environ, self._start_response)
         try:
             application = self.run(next, self._middleware)
