@@ -81,17 +81,16 @@ def choose(args: argparse.Namespace) -> List[str]:
     Pre-releases are tested when they are asked for.
     """
     finals = releases.finals()
-    # Not the last directory's name: it may serve later releases as well.
-    ends = {"oldest": finals[0], "newest": finals[-1]}
     if args.release:
-        return [ends.get(text) or releases.choose(text) for text in args.release]
+        return [releases.choose(text) for text in args.release]
     names = [name for name in finals if (releases.PATCHES / name).is_dir()]
     if not args.share:
         return names
     index, _, count = args.share.partition("/")
     chosen = names[int(index) - 1 :: int(count)]
     if args.ends:
-        chosen = list(dict.fromkeys([ends["oldest"], *chosen, ends["newest"]]))
+        # Not the last directory's name: it may serve later releases as well.
+        chosen = list(dict.fromkeys([finals[0], *chosen, finals[-1]]))
     return chosen
 
 

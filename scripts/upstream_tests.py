@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run the SDK's own tests, once with the stock integration and once with ours.
 
-    python3 scripts/upstream_tests.py 2.75.0
-    python3 scripts/upstream_tests.py 2.74.0 2.75.0 --django 4.2
+    python3 scripts/upstream_tests.py newest
+    python3 scripts/upstream_tests.py 2.29.1 newest --django 4.2
 
 The tests are tests/integrations/django and tests/integrations/wsgi out of the release's
 source distribution, which pip downloads; those of the newer releases carry them. In the

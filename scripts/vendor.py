@@ -82,8 +82,11 @@ def port(args: argparse.Namespace) -> int:
     if args.release:
         names = {_new(args.release, args.pre)}
     else:
-        finals = {name for name in upstream.listed() if not releases.is_pre(name)}
-        names = finals | {*known} if args.all else finals - {*known}
+        listed = upstream.listed()
+        names = {name for name in listed if not releases.is_pre(name)}
+        if args.pre:
+            names.add(listed[-1])
+        names = names | {*known} if args.all else names - {*known}
     ports, errors = porting.make_all(sorted(names, key=releases.numbers), known, driven=True)
     if not (errors and args.all):
         for line in porting.write(porting.arrange(ports if args.all else {**known, **ports})):
@@ -176,7 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in "build", "diff":
         added[name].add_argument("release", metavar="RELEASE", nargs="?", help="default: newest")
     added["port"].add_argument("--find-links", metavar="DIR", help="where the SDK's wheel is")
-    added["port"].add_argument("--pre", action="store_true", help="NEW may be a pre-release")
+    added["port"].add_argument(
+        "--pre", action="store_true", help="a pre-release, too: NEW, or the newest one"
+    )
     which = added["port"].add_mutually_exclusive_group(required=True)
     which.add_argument("release", metavar="NEW", nargs="?", help="the release to port to")
     which.add_argument("--missing", action="store_true", help="all that `status` lists as such")

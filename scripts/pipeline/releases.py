@@ -147,12 +147,15 @@ def newest() -> str:
 
 
 def choose(text: str | None) -> str:
-    """The supported release that the text names; without one the newest final release.
+    """The supported release that the text names: 2.75.0, 2.75, `oldest` or `newest`.
 
+    :param text: none: `newest`. Neither word means a pre-release.
     :raises PipelineError: there are no patches for it.
     """
-    if not text:
+    if text in (None, "", "newest"):
         return newest()
+    if text == "oldest":
+        return finals()[0]
     known = list(supported())
     release = text + ".0" * (2 - text.count("."))  # 2.75 is 2.75.0
     if release in known:

@@ -86,7 +86,7 @@ def test_build_for_another_release_leaves_nothing_of_the_first(project: Project)
 
 
 @pytest.mark.parametrize("command", ["build", "diff", "wheels"])
-@pytest.mark.parametrize("release", ["2.9.1", "1.45.1", "9.1.0rc1", "9.1.0.post1", "newest"])
+@pytest.mark.parametrize("release", ["2.9.1", "1.45.1", "9.1.0rc1", "9.1.0.post1", "latest"])
 def test_release_that_is_not_supported(project: Project, command: str, release: str) -> None:
     """The message lists those that are."""
     output = project.refused(command, release)
