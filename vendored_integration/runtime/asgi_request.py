@@ -10,6 +10,8 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any, Awaitable, Callable, Optional, Tuple
 
+import sentry_sdk
+
 from . import spans
 from .options import Options
 from .process import internal_error
@@ -85,7 +87,7 @@ class AsgiRequest:
         :param upstream_send: upstream's ``send`` around the server's; it reads the status.
         """
         self.begun = True
-        self._root = spans.current_root()
+        self._root = spans.root_of(sentry_sdk.Scope.get_current_scope())
 
     def end(self, error: "Optional[BaseException]") -> bool:
         """The application has returned, or raised.

@@ -106,8 +106,9 @@ class RequestContext:
         :param private: variables that are none of the server's business.
         """
         baseline, tokens = self._published, self._tokens
+        get = baseline.get
         for variable, value in self.context.items():
-            before = baseline.get(variable, UNSET)
+            before = get(variable, UNSET)
             if before is value or variable in OWN_VARIABLES or variable in private:
                 continue
             if variable.get(UNSET) is before:
@@ -115,7 +116,7 @@ class RequestContext:
                 if before is UNSET:
                     tokens.setdefault(variable, token)
         for variable in tokens and [v for v in tokens if v not in self.context]:
-            if variable.get(UNSET) is baseline.get(variable, UNSET):
+            if variable.get(UNSET) is get(variable, UNSET):
                 with contextlib.suppress(ValueError):  # in another thread than before
                     variable.reset(tokens.pop(variable))
         self._published = self.context.copy()

@@ -99,20 +99,22 @@ def _making_request_data(make: "Callable[..., Any]") -> "Callable[..., Any]":
 
 
 def _spare_unread_body(extractor: Any) -> None:
-    """Once the application has returned, leave a body alone that it has not read."""
+    """Leave a body alone that the application has not read, once that has returned.
+
+    And at any time one that is empty: of most requests, which tell nothing of it.
+    """
     raw_data, parsed_body = extractor.raw_data, extractor.parsed_body
+
+    def spares(request: Any) -> bool:
+        return not _is_read(request) and bool(request_access.get() or _has_no_body(request))
 
     @functools.wraps(raw_data)
     def _raw_data(self: Any) -> Any:
-        if request_access.get() and not _is_read(self.request):
-            raise ValueError("the request's body has not been read")  # upstream catches it
-        return raw_data(self)
+        return b"" if spares(self.request) else raw_data(self)
 
     @functools.wraps(parsed_body)
     def _parsed_body(self: Any) -> Any:
-        if request_access.get() and not _is_read(self.request):
-            return None
-        return parsed_body(self)
+        return None if spares(self.request) else parsed_body(self)
 
     extractor.raw_data, extractor.parsed_body = _raw_data, _parsed_body
 
@@ -124,6 +126,12 @@ def _is_read(request: Any) -> bool:
         or hasattr(request, "_body")
         or hasattr(request, "_post")
     )
+
+
+def _has_no_body(request: Any) -> bool:
+    """Whether a WSGI request says that it has no body. Under ASGI one may come without a length."""
+    meta = request.META
+    return "wsgi.input" in meta and meta.get("CONTENT_LENGTH") in (None, "", "0")
 
 
 def _without_query(set_user_info: "Callable[[Any, Any], None]") -> "Callable[[Any, Any], None]":

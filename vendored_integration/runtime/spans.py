@@ -2,7 +2,7 @@
 
 In the static lifecycle it is a ``Transaction``, which collects its spans and is sent with
 them. In the stream lifecycle it is a ``StreamedSpan`` (the segment); its children are sent
-by themselves. :func:`current_root` returns the adapter of the one that is there. No other
+by themselves. :func:`root_of` returns the adapter of the one that is there. No other
 module asks which lifecycle it is.
 
 While a response is open its root span stands in a ``with`` block of upstream's middleware,
@@ -29,6 +29,9 @@ try:
     from . import static_spans as static
 except ImportError:  # an SDK that has only the stream lifecycle
     Transaction = static = None  # type: ignore[assignment,misc]
+
+#: These releases do so in the stream lifecycle.
+_MAKES_SPANS_WITHOUT_PARENT = (2, 52) <= RELEASE < (2, 66)
 
 #: Dictionaries of a root span (of either lifecycle) that go on being changed.
 _OWN = ("_data", "_tags", "_contexts", "_measurements", "_flags", "_attributes")
@@ -99,9 +102,9 @@ class StreamRoot:
         context.copy().run(self.span.end)
 
 
-def current_root() -> Any:
-    """Return the adapter of the running context's transaction or segment, or ``None``."""
-    span = current_root_span()
+def root_of(scope: Any) -> Any:
+    """Return the adapter of a current scope's transaction or segment, or ``None``."""
+    span = root_span_of(scope)
     if span is None:
         return None
     if Transaction is not None and isinstance(span, Transaction):
@@ -109,9 +112,9 @@ def current_root() -> Any:
     return StreamRoot(span)
 
 
-def current_root_span() -> Any:
-    """Return the transaction or segment of the running context, or ``None``."""
-    span: Any = sentry_sdk.Scope.get_current_scope()._span
+def root_span_of(scope: Any) -> Any:
+    """Return the transaction or segment of a current scope, or ``None``."""
+    span: Any = scope._span
     if span is None:
         return None
     segment = getattr(span, "_segment", None)
@@ -121,10 +124,7 @@ def current_root_span() -> Any:
 
 def sends_spans_without_parent() -> bool:
     """Whether upstream makes spans that have no span above them, and sends these."""
-    # Releases between these two do so in the stream lifecycle.
-    if not (2, 52) <= RELEASE < (2, 66):
-        return False
-    return bool(
+    return _MAKES_SPANS_WITHOUT_PARENT and bool(
         sentry_sdk.tracing_utils.has_span_streaming_enabled(sentry_sdk.get_client().options)
     )
 

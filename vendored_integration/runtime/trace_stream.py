@@ -116,7 +116,7 @@ class _GeneratorSpan:
     def __enter__(self) -> None:
         """Start the span, if there is a sampled one to be its parent."""
         try:
-            root = spans.current_root_span()
+            root = spans.root_span_of(sentry_sdk.Scope.get_current_scope())
             if root is None or not root.sampled:
                 return
             with sentry_sdk.new_scope() as scope:

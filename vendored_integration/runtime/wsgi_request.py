@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Callable, Iterator, List, Optional
 
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
+from sentry_sdk.scope import _current_scope
 
 from . import sigterm, spans, stats
 from .bindings import Bindings, bindings_of
@@ -128,7 +129,7 @@ class WsgiRequest(RequestContext):
             self._middleware = without_transaction(middleware.app, environ, self._start_response)
             application = self.run(next, self._middleware)
         # Now: the application may have another one when it returns.
-        self.root = self.run(spans.current_root)
+        self.root = spans.root_of(self.context.get(_current_scope))
         return application
 
     def fail_without_response(self, error: BaseException) -> None:

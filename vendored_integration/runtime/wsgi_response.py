@@ -10,7 +10,6 @@ its ``finally``, and cannot tell a ``close()`` from being dropped.
 """
 
 import contextlib
-from contextvars import copy_context
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
@@ -36,8 +35,11 @@ class _ScopedResponse:
     def __init__(
         self, scope: Any, response: Any, request: "Optional[RequestContext]" = None
     ) -> None:
+        """
+        :param request: ``None``: upstream makes this one, and nobody gets it.
+        """
         self._response = response
-        self._request: Any = request or RequestContext(copy_context())
+        self._request: Any = request
 
     @reports_errors
     def __iter__(self) -> "Iterator[Any]":
