@@ -77,7 +77,8 @@ class World:
     def see_error(self, where, error):
         own = any(error is raised for raised in self.raised)
         text = ADDRESS.sub("", str(error))
-        self.see(where, type(error).__name__, own, text, type(error.__cause__).__name__)
+        chained = [type(other).__name__ for other in (error.__cause__, error.__context__)]
+        self.see(where, type(error).__name__, own, text, chained)
 
     def mark(self, what):
         mark(self.plan["request"], what)
@@ -94,7 +95,7 @@ def play(plan, wrap=lambda app: app):
         server.serve(django_wsgi(world, server) if plan["django"] else wrap(wsgi(world, server)))
     else:
         app = django_asgi(world) if plan["django"] else wrap(asgi(world))
-        loop().run_until_complete(serve_one(world, app))
+        asyncio.run(serve_one(world, app))
     # Errors know the frames that have the response, which is to be collected if the server
     # has not closed it.
     world.raised.clear()
@@ -140,6 +141,10 @@ class Steps:
 
 
 class Closable(Steps):
+    def __init__(self, world, server):
+        super().__init__(world, server)
+        self.streaming = world.plan["streaming"]
+
     def close(self):
         self.world.see("close")
         self.world.raise_planned(self.world.plan["body"]["at_end"])
@@ -213,6 +218,8 @@ class WsgiServer:
         except BaseException as error:
             world.see_error("raised", error)
             return
+        sized = hasattr(self.response, "__len__")
+        world.see("length", len(self.response) if sized else None)
         steps = None
         for step in world.plan["steps"]:
             try:
@@ -227,8 +234,8 @@ class WsgiServer:
                     world.see("end of the iteration")
                 else:
                     world.see_error(step, error)
-                if step == "next":
-                    steps = None  # no server asks for more then
+                if step == "next" and world.plan["body"]["kind"] != "generator":
+                    steps = None  # a plain response's iterator is a generator, and has ended
         self.response = steps = None
 
     def close(self):
@@ -245,7 +252,7 @@ def wsgi(world, server):
     """A plain application."""
 
     def app(environ, start_response):
-        world.see("called", environ is server.environ)
+        world.see("called", environ is server.environ, sorted(environ))
         world.mark("called")
         for status, headers, exc_info in world.plan["starts"]:
             try:
@@ -275,12 +282,6 @@ def django_wsgi(world, server):
 
 
 # -- ASGI ----------------------------------------------------------------------------------
-
-
-def loop(loops=[]):  # noqa: B006
-    if not loops:
-        loops.append(asyncio.new_event_loop())
-    return loops[0]
 
 
 async def serve_one(world, app):

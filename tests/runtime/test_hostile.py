@@ -94,6 +94,8 @@ SCOPE = lists(
     max_size=4,
 )
 CHUNK = tuples(just("chunk"), st.binary(max_size=4))
+# A server complains of it; we do not.
+ODD_CHUNK = tuples(just("chunk"), sampled(["text", None]))
 STEP = CHUNK | CHUNK | tuples(just("raise"), ERROR)
 
 
@@ -169,11 +171,12 @@ def plan(server, django, **parts):
     return st.fixed_dictionaries({**known, **parts})
 
 
-CLOSES = STEP | just(("close response", None))
+WSGI_STEP = STEP | ODD_CHUNK | just(("close response", None))
 WSGI = {
+    "streaming": sampled([True, True, False]),
     "request_data": just([]) | ENVIRON,
     "error": MAYBE_ERROR,
-    "body": body_of("generator", "list", "iterator", "closable", "file", step=CLOSES),
+    "body": body_of("generator", "list", "iterator", "closable", "file", step=WSGI_STEP),
     "steps": SERVER,
 }
 ASGI = {
@@ -196,7 +199,7 @@ ASGI_DJANGO = {
 GOOD_START = [("200 OK", [("X", "y")], None)]
 PLANS = {
     "wsgi": plan("wsgi", False, starts=just(GOOD_START) | lists(START, max_size=3), **WSGI),
-    "wsgi-django": plan("wsgi", True, streaming=sampled([True, True, False]), **WSGI),
+    "wsgi-django": plan("wsgi", True, **WSGI),
     "asgi": plan("asgi", False, actions=ACTIONS, swallows=st.booleans(), **ASGI),
 }
 if ASYNC_BODIES:
@@ -243,6 +246,39 @@ def marked(monkeypatch):
     """Requests leave their marks; what Django logs of each is not kept by pytest."""
     monkeypatch.setattr(hostile, "mark", mark)
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+
+
+SERVERS_DO = (
+    ["iter", "next", "next", "next", "next", "close"],
+    ["iter", "next", "close", "next", "next"],
+    ["close"],
+    ["iter", "close", "close"],
+    ["iter", "next", "iter", "next", "next", "close"],
+)
+
+
+def known_plans():
+    """Plans for WSGI with each error in each place, whatever the server does."""
+    body = {"kind": "closable", "steps": [("chunk", b"a")], "iter": None, "at_end": None}
+    known = {"server": "wsgi", "django": False, "request": 0, "request_data": []}
+    known.update(error=None, starts=GOOD_START, steps=SERVERS_DO[0], body=body)
+    last_steps = [("chunk", "text"), *(("raise", error) for error in hostile.ERRORS)]
+    for kind, streaming in ("generator", True), ("list", True), ("closable", True), ("closable", 0):
+        known = {**known, "streaming": streaming}
+        for steps, last in itertools.product(SERVERS_DO, last_steps):
+            made = {**body, "kind": kind, "steps": [*body["steps"], last]}
+            yield {**known, "steps": steps, "body": made}
+        for error in hostile.ERRORS:
+            yield {**known, "error": error}
+            yield {**known, "steps": ["close", "close"], "body": {**body, "at_end": error}}
+    yield {**known, "starts": [*GOOD_START, ("500 No", [], "ValueError")]}
+
+
+def test_known(init, bare):
+    """The server gets the very errors, with their causes; each close() is the application's."""
+    init()
+    for plan in known_plans():
+        assert hostile.play(plan, SentryWsgiMiddleware) == bare(plan), plan
 
 
 # What a body raises while it is collected, Python only prints.
