@@ -144,13 +144,12 @@ MESSAGE = (
         }
     )
 )
-ACTIONS = just(
-    [
-        ("send", {"type": "http.response.start", "status": 200, "headers": []}),
-        ("send", {"type": "http.response.body", "body": b"a", "more_body": True}),
-        ("send", {"type": "http.response.body"}),
-    ]
-) | lists(
+GOOD_ACTIONS = [
+    ("send", {"type": "http.response.start", "status": 200, "headers": []}),
+    ("send", {"type": "http.response.body", "body": b"a", "more_body": True}),
+    ("send", {"type": "http.response.body"}),
+]
+ACTIONS = just(GOOD_ACTIONS) | lists(
     tuples(just("send"), MESSAGE)
     | tuples(just("send"), MESSAGE)
     | just(("receive", None))
@@ -258,7 +257,7 @@ SERVERS_DO = (
 
 
 def known_plans():
-    """Plans for WSGI with each error in each place, whatever the server does."""
+    """Each error in each place, whatever a WSGI server does."""
     body = {"kind": "closable", "steps": [("chunk", b"a")], "iter": None, "at_end": None}
     known = {"server": "wsgi", "django": False, "request": 0, "request_data": []}
     known.update(error=None, starts=GOOD_START, steps=SERVERS_DO[0], body=body)
@@ -272,13 +271,17 @@ def known_plans():
             yield {**known, "error": error}
             yield {**known, "steps": ["close", "close"], "body": {**body, "at_end": error}}
     yield {**known, "starts": [*GOOD_START, ("500 No", [], "ValueError")]}
+    known.update(server="asgi", incoming=REQUESTS, refused=None, swallows=False)
+    for error, sent in itertools.product(hostile.ERRORS, range(4)):
+        yield {**known, "actions": [*GOOD_ACTIONS[:sent], ("raise", error)]}
+        yield {**known, "actions": GOOD_ACTIONS, "refused": (sent, error)}
 
 
 def test_known(init, bare):
     """The server gets the very errors, with their causes; each close() is the application's."""
     init()
     for plan in known_plans():
-        assert hostile.play(plan, SentryWsgiMiddleware) == bare(plan), plan
+        assert hostile.play(plan, WRAP[plan["server"]]) == bare(plan), plan
 
 
 # What a body raises while it is collected, Python only prints.
