@@ -141,13 +141,16 @@ class Steps:
 
 
 class Closable(Steps):
-    def __init__(self, world, server):
-        super().__init__(world, server)
-        self.streaming = world.plan["streaming"]
-
     def close(self):
         self.world.see("close")
         self.world.raise_planned(self.world.plan["body"]["at_end"])
+
+
+class Plain(Closable):
+    streaming = False
+
+    def __iter__(self):
+        return self  # stock calls it with the first next()
 
 
 def generator(steps):
@@ -189,7 +192,7 @@ def make_body(world, server):
         return [value for step, value in world.plan["body"]["steps"] if step == "chunk"]
     if kind == "generator":
         return generator(Steps(world, server))
-    return (Closable if kind == "closable" else Steps)(world, server)
+    return {"iterator": Steps, "closable": Closable, "plain": Plain}[kind](world, server)
 
 
 # -- WSGI ----------------------------------------------------------------------------------

@@ -2,11 +2,10 @@
 
 import asyncio
 import gc
-from types import SimpleNamespace
 
 import pytest
 import sentry_sdk
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
 from support.apps import (
     ASGI_WAYS,
@@ -16,7 +15,7 @@ from support.apps import (
     serve_asgi,
     streaming_app,
 )
-from support.asgi import HANG_UPS, Connection, hang_up_after, read
+from support.asgi import Connection, hang_up_after, read
 from support.sdk import start_span, status_of
 
 from vendored_integration.asgi import SentryMiddleware
@@ -52,31 +51,6 @@ async def for_ever():
 
 
 # -- hanging up ------------------------------------------------------------------------
-
-
-@every_way
-@pytest.mark.parametrize("how", HANG_UPS)
-def test_cancelled(sentry, lifecycle, way, how):
-    """However the server tells that the client has gone: no error event."""
-    if way == "asgi-django" and how == "message" and not DJANGO_LISTENS:
-        pytest.skip("this Django does not notice")
-
-    async def body():
-        number = 0
-        while True:
-            with start_span(f"chunk {number}"):
-                yield b"event"
-            number += 1
-            await asyncio.sleep(0.001)  # 1,000 spans would be sent at once
-
-    error = asyncio.run(hang_up_after(streaming_app(way, body), 2, how))
-    expected = {"error": ConnectionResetError, "cancel": asyncio.CancelledError}
-    assert isinstance(error, expected.get(how, type(None)))
-    # (Django 5 does not pass a cancellation on: its task streams until it ends)
-    (root,) = (root for root in sentry.roots() if root.op == "http.server")
-    assert (root.outcome, root.status) == ("cancelled", status_of(lifecycle, "cancelled"))
-    assert "chunk 0" in root.names()
-    assert not sentry.errors()
 
 
 @pytest.mark.skipif(not DJANGO_LISTENS, reason="this Django does not notice")
@@ -174,16 +148,6 @@ def test_failed_before_the_response(sentry, lifecycle, django):
 # -- bodies ----------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
-def test_sync_body(sentry):
-    """Of a sync view: Django makes all of it at once, or in the loop (before 4.2)."""
-    app = serve_asgi(lambda request: StreamingHttpResponse(three_chunks()))
-    assert b"".join(asyncio.run(read(app)).chunks) == b"abcdef"
-    root = sentry.root()
-    assert root.outcome == "completed"
-    assert {"chunk 0", "chunk 1", "chunk 2"} <= set(root.names())
-
-
 @pytest.mark.parametrize("length", [None, 5])
 def test_file_that_the_server_reads(sentry, length):
     """pathsend: complete; as many bytes as the header says, or nobody knows how many."""
@@ -254,24 +218,6 @@ def test_lifespan_that_django_does_not_know(sentry):
     assert not sentry.roots()
 
 
-def test_lifespan_whose_startup_fails(sentry):
-    """An application that knows the protocol, and fails: that is an error."""
-    failed = {"type": "lifespan.startup.failed", "message": "no database"}
-
-    async def app(scope, receive, send):
-        await receive()
-        try:
-            raise ValueError("no database")
-        except ValueError:
-            await send(failed)
-            raise
-
-    connection = asyncio.run(read(SentryMiddleware(app), type="lifespan"))
-    assert isinstance(connection.error, ValueError)
-    assert connection.messages == [failed]
-    assert sentry.messages() == ["no database"]
-
-
 # -- how the middleware is put on ------------------------------------------------------
 
 OURS, STOCK = SentryMiddleware, SentryAsgiMiddleware
@@ -319,20 +265,6 @@ def test_called_by_name(sentry):
 
     assert asyncio.run(read(by_name)).chunks == [b"a", b"bc", b"def"]
     assert sentry.root().outcome == "completed"
-
-
-def test_name_of_the_endpoint(sentry):
-    """Frameworks put their endpoint into the scope: it names the transaction.
-
-    From SDK 3.0 on the route's path does.
-    """
-
-    async def app(scope, receive, send):
-        scope["endpoint"], scope["route"] = three_chunks, SimpleNamespace(path="/three_chunks")
-        await plain_app(scope, receive, send)
-
-    asyncio.run(read(SentryMiddleware(app)))
-    assert sentry.root().name.endswith("three_chunks")
 
 
 def test_no_client(init):

@@ -149,7 +149,9 @@ def test_body_sees_the_bindings_of_its_creation(
         sent = b"".join(asyncio.run(read(serve_asgi(view))).chunks)
     assert sent == b"A A;" * 3
     assert closed == [b"- -;"]  # as without us: the body has ended
-    assert {"first", "second", "close"} <= set(sentry.root().names())
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert {"first", "second", "close"} <= set(root.names())
     assert report() == b"- -;"
 
 

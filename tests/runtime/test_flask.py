@@ -27,14 +27,6 @@ def app():
 
         return flask.Response(flask.stream_with_context(body()))
 
-    @app.get("/fail")
-    def fail():
-        def body():
-            yield "a"
-            raise ValueError("half-way")
-
-        return flask.Response(body())
-
     @app.get("/file")
     def file():
         return flask.send_file(__file__)

@@ -174,7 +174,7 @@ WSGI_STEP = STEP | ODD_CHUNK | just(("close response", None))
 WSGI = {
     "request_data": just([]) | ENVIRON,
     "error": MAYBE_ERROR,
-    "body": body_of("generator", "list", "iterator", "closable", "file", step=WSGI_STEP),
+    "body": body_of("generator", "list", "iterator", "closable", "plain", "file", step=WSGI_STEP),
     "steps": SERVER,
 }
 ASGI = {
@@ -196,14 +196,7 @@ ASGI_DJANGO = {
 }
 GOOD_START = [("200 OK", [("X", "y")], None)]
 PLANS = {
-    "wsgi": plan(
-        "wsgi",
-        False,
-        starts=just(GOOD_START) | lists(START, max_size=3),
-        # (as in stock, an error of a plain response's iter() comes with the first next())
-        streaming=just(True),
-        **WSGI,
-    ),
+    "wsgi": plan("wsgi", False, starts=just(GOOD_START) | lists(START, max_size=3), **WSGI),
     "wsgi-django": plan("wsgi", True, streaming=sampled([True, True, False]), **WSGI),
     "asgi": plan("asgi", False, actions=ACTIONS, swallows=st.booleans(), **ASGI),
 }
@@ -268,14 +261,15 @@ def known_plans():
     known = {"server": "wsgi", "django": False, "request": 0, "request_data": []}
     known.update(error=None, starts=GOOD_START, steps=SERVERS_DO[0], body=body)
     last_steps = [("chunk", "text"), *(("raise", error) for error in hostile.ERRORS)]
-    for kind, streaming in ("generator", True), ("list", True), ("closable", True), ("closable", 0):
-        known = {**known, "streaming": streaming}
+    for kind in "generator", "list", "closable", "plain":
         for steps, last in itertools.product(SERVERS_DO, last_steps):
             made = {**body, "kind": kind, "steps": [*body["steps"], last]}
             yield {**known, "steps": steps, "body": made}
         for error in hostile.ERRORS:
-            yield {**known, "error": error}
-            yield {**known, "steps": ["close", "close"], "body": {**body, "at_end": error}}
+            made = {**body, "kind": kind, "at_end": error}
+            yield {**known, "steps": ["close", "close"], "body": made}
+    for error in hostile.ERRORS:
+        yield {**known, "error": error}
     yield {**known, "starts": [*GOOD_START, ("500 No", [], "ValueError")]}
     known.update(server="asgi", incoming=REQUESTS, refused=None, swallows=False)
     for error, sent in itertools.product(hostile.ERRORS, range(4)):
