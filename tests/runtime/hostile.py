@@ -9,6 +9,7 @@ neither the SDK nor the integration, to compare with.
 """
 
 import asyncio
+import contextvars
 import gc
 import pickle
 import re
@@ -30,6 +31,8 @@ MISSING = ("missing",)
 HUGE = ("huge",)
 #: What two processes do not have in common of a text.
 ADDRESS = re.compile("(hostile|__main__)[.]|at 0x[0-9a-f]+")
+#: The application sets it, and the server looks at it.
+variable = contextvars.ContextVar("variable")
 #: The transaction's data name the request that they belong to; the test sets this.
 mark = lambda request, what: None  # noqa: E731
 
@@ -81,6 +84,8 @@ class World:
         self.see(where, type(error).__name__, own, text, chained)
 
     def mark(self, what):
+        if what == "called":
+            variable.set("the application's")
         mark(self.plan["request"], what)
 
 
@@ -90,12 +95,14 @@ def play(plan, wrap=lambda app: app):
     :param wrap: puts the integration around a plain application.
     """
     world = World(plan)
+    variable.set("the server's")
     if plan["server"] == "wsgi":
         server = WsgiServer(world)
         server.serve(django_wsgi(world, server) if plan["django"] else wrap(wsgi(world, server)))
     else:
         app = django_asgi(world) if plan["django"] else wrap(asgi(world))
         asyncio.run(serve_one(world, app))
+    world.see("variable", variable.get())
     # Errors know the frames that have the response, which is to be collected if the server
     # has not closed it.
     world.raised.clear()

@@ -1,6 +1,7 @@
 """Bindings of context variables: seen where they should be, and nowhere else."""
 
 import asyncio
+import collections.abc
 import contextlib
 import contextvars
 import copy
@@ -20,6 +21,8 @@ from django.utils import translation
 from structlog.contextvars import bound_contextvars, get_contextvars
 from support.apps import (
     ASYNC_BODIES,
+    DJANGO_LISTENS,
+    DJANGO_STREAMS_APART,
     DJANGO_WAYS,
     WAYS,
     as_async,
@@ -28,12 +31,14 @@ from support.apps import (
     serve_asgi,
     streaming_app,
 )
-from support.asgi import read
+from support.asgi import HANG_UPS, hang_up_after, read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 request_id = contextvars.ContextVar("request_id")
 django_ways = pytest.mark.parametrize("way", DJANGO_WAYS)
+
+needs_async_bodies = pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
 
 # Before 3.9.1 (the newest for Python 3.8 is 3.8.1) contexts share a dict of a Local's
 # attributes: to delete one is to delete it everywhere, with or without us.
@@ -93,7 +98,7 @@ def sync_middleware(get_response):
     return lambda request: get_response(request)
 
 
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+@needs_async_bodies
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
 @pytest.mark.parametrize("view_kind", ["sync", "async"])
 @pytest.mark.parametrize("body_kind", ["sync", "async"])
@@ -153,27 +158,6 @@ def test_body_sees_the_bindings_of_its_creation(
     assert root.outcome == "completed"
     assert {"first", "second", "close"} <= set(root.names())
     assert report() == b"- -;"
-
-
-@django_ways
-def test_two_requests_interleaved(sentry, way):
-    """On one thread: each body sees its own bindings and its own trace, chunk by chunk."""
-
-    def body():
-        for number in range(3):
-            with start_span(f"{get_contextvars()['id']}{number}"):
-                yield report()
-
-    clients = [open_stream(way, bound_app(way, body), path) for path in ("/A", "/B")]
-    for _ in range(3):
-        for client in clients:
-            client.take()
-    assert report() == b"- -;"
-    assert [client.read() for client in clients] == [b"A A;" * 3, b"B B;" * 3]
-    roots = sentry.wait_for_roots(2)
-    seen = sorted([name for name in root.names() if name[0] in "AB"] for root in roots)
-    assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
-    assert len({root.trace_id for root in roots}) == 2
 
 
 def test_scope_of_the_view_is_the_body_s(sentry):
@@ -455,19 +439,6 @@ def test_late_close_does_not_bring_back_old_bindings(init):
     in_new_context(run)
 
 
-def test_sentry_scopes_do_not_leak_into_the_server(sentry):
-    """While a stream is open, the server's thread is outside of its request."""
-    app = streaming_app(
-        "wsgi-django", lambda: iter([b"a"]), lambda: sentry_sdk.set_tag("tenant", "A")
-    )
-    client = WsgiClient(app)
-    sentry_sdk.capture_message("from the server")
-    client.read()
-    (event,) = sentry.errors()
-    assert "tenant" not in event.get("tags", {})
-    assert event["contexts"]["trace"]["trace_id"] != sentry.root().trace_id
-
-
 @pytest.mark.parametrize("way", WAYS[:2])
 @pytest.mark.parametrize("chunks_first", [True, False])
 def test_dropped_body_is_cleaned_up_in_its_own_context(init, way, chunks_first):
@@ -494,3 +465,171 @@ def test_dropped_body_is_cleaned_up_in_its_own_context(init, way, chunks_first):
     contextvars.copy_context().run(serve_one)
     gc.collect()
     assert seen == ["the request's"]
+
+
+# -- async bodies ----------------------------------------------------------------------
+
+
+@needs_async_bodies
+def test_server_sees_nothing_of_the_bindings(init):
+    """Neither while it sends, in a header or a log, nor when the application has returned."""
+    init()
+    seen = []
+
+    async def body():
+        yield report()
+        request_id.set("by the body")
+        yield report()
+
+    async def view(request):
+        return bound_response("A", body)
+
+    app = serve_asgi(view)
+
+    async def outer(scope, receive, send):
+        async def observed(message):
+            seen.append(report())
+            await send(message)
+
+        await app(scope, receive, observed)
+        seen.append((request_id.get("-"), sentry_sdk.get_current_span()))
+
+    assert asyncio.run(read(outer)).chunks == [b"A A;", b"A by the body;"]
+    with_us = seen[:]
+    assert with_us[0] == b"- -;"
+    seen.clear()
+    sentry_sdk.init()
+    asyncio.run(read(outer))
+    assert seen == with_us  # what the body sets gets to it, with and without us
+
+
+@needs_async_bodies
+def test_anyio(sentry):
+    """Cancel scopes and task groups, also around a yield: a body runs in one task."""
+    anyio = pytest.importorskip("anyio")
+
+    async def in_a_task():
+        with start_span("in a task"):
+            await anyio.sleep_forever()
+
+    async def body():
+        with anyio.move_on_after(0.01) as scope:
+            await anyio.sleep_forever()
+        yield b"moved on " if scope.cancelled_caught else b"?"
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_a_task)
+            yield b"in a group "
+            group.cancel_scope.cancel()
+        yield b"out of it"
+
+    connection = asyncio.run(read(streaming_app("asgi-django", body)))
+    assert connection.error is None
+    assert b"".join(connection.chunks) == b"moved on in a group out of it"
+    root = sentry.root()
+    assert (root.outcome, root.parent_of("in a task")) == ("completed", None)
+
+
+@needs_async_bodies
+@pytest.mark.parametrize("how", HANG_UPS)
+def test_closed_at_once(sentry, how):
+    """The client goes: the generator's clean-up is done before the application has returned.
+
+    An error of it is the event loop's, which learns of it.
+    """
+    if how == "message" and not DJANGO_LISTENS:
+        pytest.skip("this Django does not notice")
+    if how == "cancel" and DJANGO_STREAMS_APART:
+        pytest.skip("this Django does not pass it on to the task that streams")
+    seen = []
+
+    async def body():
+        token = request_id.set("of the body")
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield b"event" * 100
+        finally:
+            request_id.reset(token)  # raises in any other context
+            await asyncio.sleep(0)
+            with start_span("clean up"):
+                seen.append("closed")
+            if how == "error":
+                raise ValueError("in the clean-up")
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: seen.append(str(context["exception"]))
+        )
+        await hang_up_after(streaming_app("asgi-django", body), 2, how)
+        return list(seen)
+
+    gc.disable()
+    try:
+        assert asyncio.run(main()) == ["closed"] + ["in the clean-up"] * (how == "error")
+    finally:
+        gc.enable()
+    root = sentry.root()
+    assert root.parent_of("clean up") is None
+    assert root.outcome == "cancelled"
+    assert not sentry.errors()
+
+
+class Numbers(collections.abc.AsyncGenerator):
+    """An iterator of an application's own, which may be read again by the next response."""
+
+    def __init__(self):
+        self.number = self.closed = 0
+
+    async def asend(self, value):
+        self.number += 1
+        return b"%d" % self.number
+
+    async def athrow(self, *error):
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        self.closed += 1
+
+
+@needs_async_bodies
+def test_iterator_of_the_application_s_own(sentry):
+    """It is iterated like any other, and not closed: Django does not either."""
+    numbers = Numbers()
+
+    async def view(request):
+        return StreamingHttpResponse(numbers)
+
+    asyncio.run(hang_up_after(serve_asgi(view), 3))
+    assert (numbers.number >= 3, numbers.closed) == (True, 0)
+    assert sentry.root().outcome == "cancelled"
+
+
+@needs_async_bodies
+def test_heartbeat(sentry, caplog):
+    """A wrapper that waits for the next part in a task, and cancels it: nothing is wrong."""
+
+    async def body():
+        for _ in range(100):
+            yield b"event"
+            await asyncio.sleep(0.01)
+
+    async def heartbeat(parts):
+        task = asyncio.ensure_future(parts.__anext__())
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=0.001)
+                if done:
+                    yield task.result()
+                    task = asyncio.ensure_future(parts.__anext__())
+                else:
+                    yield b":"
+        finally:
+            task.cancel()
+
+    async def view(request):
+        return StreamingHttpResponse(heartbeat(body()))
+
+    asyncio.run(hang_up_after(serve_asgi(view), 4))
+    assert sentry.root().outcome == "cancelled"
+    assert not sentry.errors()
+    assert not caplog.records
