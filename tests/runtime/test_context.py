@@ -23,9 +23,7 @@ from support.apps import (
     ASYNC_BODIES,
     DJANGO_LISTENS,
     DJANGO_STREAMS_APART,
-    DJANGO_WAYS,
     WAYS,
-    as_async,
     open_stream,
     serve,
     serve_asgi,
@@ -36,7 +34,6 @@ from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 request_id = contextvars.ContextVar("request_id")
-django_ways = pytest.mark.parametrize("way", DJANGO_WAYS)
 
 needs_async_bodies = pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
 
@@ -64,17 +61,6 @@ def bound(value):
 def bound_response(value, body):
     with bound(value):
         return StreamingHttpResponse(body())
-
-
-def bound_app(way, body):
-    """An application whose bindings, the path of the request, have been left when a body runs."""
-    if way.startswith("wsgi"):
-        return serve(lambda request: bound_response(request.path[1:], body))
-
-    async def view(request):
-        return bound_response(request.path[1:], as_async(body))
-
-    return serve_asgi(view)
 
 
 @contextlib.contextmanager
@@ -259,7 +245,7 @@ def test_bindings_of_the_body_end_with_it(init, read):
         seen.append(report())
 
     with connected(request_finished, lambda **kwargs: seen.append(report())):
-        client = WsgiClient(bound_app("wsgi-django", body), "/A")
+        client = WsgiClient(serve(lambda request: bound_response("A", body)))
         client.take(2)
         assert client.chunks == [b"A A;", b"B B;"]
         assert report() == b"- -;"
