@@ -160,15 +160,13 @@ class Plain(Closable):
         return self  # stock calls it with the first next()
 
 
+END = object()
+
+
 def generator(steps):
     world = steps.world
     try:
-        while True:
-            try:
-                chunk = next(steps)
-            except StopIteration:
-                return
-            yield chunk
+        yield from iter(lambda: next(steps, END), END)
     except GeneratorExit:
         # When it is collected is not to be compared.
         if world.closing:
@@ -180,11 +178,7 @@ def generator(steps):
 
 async def async_generator(steps):
     try:
-        while True:
-            try:
-                chunk = next(steps)
-            except StopIteration:
-                return
+        for chunk in iter(lambda: next(steps, END), END):
             await asyncio.sleep(0)
             yield chunk
     finally:

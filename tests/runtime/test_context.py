@@ -588,34 +588,3 @@ def test_iterator_of_the_application_s_own(sentry):
     asyncio.run(hang_up_after(serve_asgi(view), 3))
     assert (numbers.number >= 3, numbers.closed) == (True, 0)
     assert sentry.root().outcome == "cancelled"
-
-
-@needs_async_bodies
-def test_heartbeat(sentry, caplog):
-    """A wrapper that waits for the next part in a task, and cancels it: nothing is wrong."""
-
-    async def body():
-        for _ in range(100):
-            yield b"event"
-            await asyncio.sleep(0.01)
-
-    async def heartbeat(parts):
-        task = asyncio.ensure_future(parts.__anext__())
-        try:
-            while True:
-                done, _ = await asyncio.wait({task}, timeout=0.001)
-                if done:
-                    yield task.result()
-                    task = asyncio.ensure_future(parts.__anext__())
-                else:
-                    yield b":"
-        finally:
-            task.cancel()
-
-    async def view(request):
-        return StreamingHttpResponse(heartbeat(body()))
-
-    asyncio.run(hang_up_after(serve_asgi(view), 4))
-    assert sentry.root().outcome == "cancelled"
-    assert not sentry.errors()
-    assert not caplog.records
