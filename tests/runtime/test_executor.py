@@ -55,20 +55,11 @@ def run_in_executor(function, *args):
     return asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def run_in_executor_with_context(function, *args):
-    """The recipe from before Python 3.9."""
-    return run_in_executor(contextvars.copy_context().run, function, *args)
-
-
 def to_thread(function, *args):
     return asyncio.to_thread(function, *args)
 
 
-IN_LOOP = [
-    run_in_executor,
-    run_in_executor_with_context,
-    pytest.param(to_thread, marks=needs_to_thread),
-]
+IN_LOOP = [run_in_executor, pytest.param(to_thread, marks=needs_to_thread)]
 
 
 def serve_body(function):
@@ -78,8 +69,8 @@ def serve_body(function):
         function()
         yield b"done"
 
-    exchange = WsgiClient(serve(lambda request: StreamingHttpResponse(body())))
-    assert exchange.read() == b"done"
+    client = WsgiClient(serve(lambda request: StreamingHttpResponse(body())))
+    assert client.read() == b"done"
 
 
 # -- the submitter's context
