@@ -7,14 +7,7 @@ import pytest
 import sentry_sdk
 from django.http import HttpResponse
 from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-from support.apps import (
-    ASGI_WAYS,
-    DJANGO_LISTENS,
-    as_async,
-    asgi_app,
-    serve_asgi,
-    streaming_app,
-)
+from support.apps import ASGI_WAYS, DJANGO_LISTENS, as_async, asgi_app, serve_asgi, streaming_app
 from support.asgi import Connection, hang_up_after, read
 from support.sdk import start_span, status_of
 

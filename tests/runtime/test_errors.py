@@ -12,14 +12,7 @@ import django
 import pytest
 import sentry_sdk
 from sentry_sdk.integrations.dedupe import DedupeIntegration
-from support.apps import (
-    ASGI_WAYS,
-    ASYNC_BODIES,
-    DJANGO_WAYS,
-    WAYS,
-    open_stream,
-    streaming_app,
-)
+from support.apps import ASGI_WAYS, ASYNC_BODIES, DJANGO_WAYS, WAYS, open_stream, streaming_app
 from support.asgi import HANG_UPS, Connection, make_scope, read
 from support.sdk import HAS_STATIC_LIFECYCLE, start_span, status_of
 from support.wsgi import WsgiClient
