@@ -16,7 +16,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.core.signals import request_finished
 from django.http import StreamingHttpResponse
-from django.utils import translation
+from django.utils import timezone, translation
 from structlog.contextvars import bound_contextvars, get_contextvars
 from support.apps import (
     ASYNC_BODIES,
@@ -258,22 +258,25 @@ def test_bindings_of_the_body_end_with_it(init, read):
 
 
 @pytest.mark.skipif(not LOCALS_FOLLOW_CONTEXTS, reason="asgiref is too old")
-def test_language_and_decimals_are_what_they_are_without_us(init):
-    """They decide about the bytes: Django's own settings of a block that was left, or a context."""
+def test_what_decides_about_the_bytes_is_as_without_us(init):
+    """Language and time zone of Django's, and a context of decimals, of a block that was left."""
     init()
 
     def formatted():
-        return f"{translation.get_language()} {decimal.Decimal(1) / 7}"
+        zone = timezone.get_current_timezone_name()
+        return f"{translation.get_language()} {zone} {decimal.Decimal(1) / 7}"
 
     def view(request):
-        de = translation.override("de")
-        with translation.override("fr"), de, decimal.localcontext() as context:
+        de, zone = translation.override("de"), timezone.override(timezone.get_fixed_timezone(60))
+        with translation.override("fr"), de, zone, decimal.localcontext() as context:
             context.prec = 3
-            assert formatted() == "de 0.143"
+            assert formatted() == "de +0100 0.143"
             return StreamingHttpResponse(formatted() for _ in range(1))
 
     for _ in range(2):  # the second finds what the first has left in this thread
-        assert WsgiClient(serve(view)).read().decode() == formatted() != "de 0.143"
+        sent = WsgiClient(serve(view)).read().decode()
+        assert sent == formatted()
+        assert not set(sent.split()) & {"de", "+0100", "0.143"}
 
 
 def test_streaming_response_can_still_be_copied(init):
