@@ -101,40 +101,47 @@ def test_one_event(init, lifecycle, way, how):
 
 
 class Response:
-    def __init__(self, raise_in, streaming):
-        self.raise_in = raise_in
+    def __init__(self, fails_in, streaming):
+        self.fails_in = fails_in
         self.streaming = streaming
 
     def __iter__(self):
         yield b"a"
-        if self.raise_in == "body":
-            raise ValueError("in the body")
+        if "body" in self.fails_in:
+            raise ValueError("in body")
 
     def close(self):
-        if self.raise_in == "close":
-            raise ValueError("in close()")
+        if "close" in self.fails_in:
+            raise ValueError("in close")
 
 
 @pytest.mark.parametrize("finish_on", ["return", "close"])
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("where", ["application", "body", "close"])
+@pytest.mark.parametrize("fails_in", [["application"], ["body"], ["close"], ["body", "close"]])
 @pytest.mark.parametrize("rate", [1.0, 0.0])
-def test_error_that_the_server_logs(init, lifecycle, where, streaming, finish_on, rate):
+def test_error_that_the_server_logs(init, lifecycle, fails_in, streaming, finish_on, rate):
     """Wherever it is raised. A second request with the same error has an event as well."""
     sentry = init(lifecycle, traces_sample_rate=rate)
 
     def app(environ, start_response):
         start_response("200 OK", [])
-        if where == "application":
-            raise ValueError("in the application")
-        return Response(where, streaming)
+        if fails_in == ["application"]:
+            raise ValueError("in application")
+        return Response(fails_in, streaming)
 
     app = SentryWsgiMiddleware(app, finish_on=finish_on)
     for number in (1, 2):
-        with pytest.raises(ValueError, match="in ") as caught:
+        with pytest.raises(ValueError, match=f"in {fails_in[-1]}") as caught:
             WsgiClient(app).read()
         log_in_server(caught.value)
-        assert len(sentry.errors()) == number
+        assert sentry.messages() == [f"in {place}" for place in fails_in] * number
+    assert {event["request"]["url"] for event in sentry.errors()} == {"http://localhost/"}
+    roots = sentry.roots()
+    assert len(roots) == 2 * rate
+    traces = [event["contexts"]["trace"]["trace_id"] for event in sentry.errors()]
+    assert {root.trace_id for root in roots} == set(traces if rate else [])
+    if streaming or finish_on == "close" or fails_in == ["application"]:
+        assert {root.status for root in roots} <= {status_of(lifecycle, "internal_error")}
 
 
 def test_errors_that_are_not_ours_are_logged(sentry):

@@ -341,32 +341,6 @@ def test_empty_chunks(init, way, chunks):
     assert first >= 50 if any(chunks) else first is None
 
 
-# -- errors of close() ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("body_fails", [False, True])
-def test_error_in_close_is_reported_and_raised(sentry, lifecycle, body_fails):
-    """Not even an AttributeError of a response's close() is swallowed; one event for each error."""
-
-    class Response:
-        def __iter__(self):
-            yield b"a"
-            if body_fails:
-                raise ValueError("in the body")
-
-        def close(self):
-            raise AttributeError("in close")
-
-    with pytest.raises(AttributeError, match="in close"):
-        WsgiClient(streaming_app("wsgi-plain", Response)).read()
-    root = sentry.root()
-    assert root.status == status_of(lifecycle, "internal_error")
-    assert sentry.messages() == ["in the body"] * body_fails + ["in close"]
-    for event in sentry.errors():
-        assert event["contexts"]["trace"]["trace_id"] == root.trace_id
-        assert event["request"]["url"] == "http://localhost/"
-
-
 # -- other things of the SDK's ---------------------------------------------------------------
 
 
