@@ -241,7 +241,11 @@ def known_plans():
     body = {"kind": "closable", "steps": [("chunk", b"a")], "iter": None, "at_end": None}
     known = {"server": "wsgi", "django": False, "request": 0, "request_data": []}
     known.update(error=None, starts=GOOD_START, steps=SERVERS_DO[0], body=body)
-    last_steps = [("chunk", "text"), *(("raise", error) for error in hostile.ERRORS)]
+    last_steps = [
+        ("chunk", "text"),
+        ("chunk", None),
+        *(("raise", error) for error in hostile.ERRORS),
+    ]
     for kind in "generator", "list", "closable", "plain":
         for steps, last in itertools.product(SERVERS_DO, last_steps):
             made = {**body, "kind": kind, "steps": [*body["steps"], last]}
