@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import sentry_sdk
 import support.apps  # noqa: F401  (configures Django)
+from structlog.contextvars import clear_contextvars
 from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, tear_down_profilers
 
 from vendored_integration import stats
@@ -68,8 +69,9 @@ def profilers():
 
 @pytest.fixture(autouse=True)
 def nothing_left_open():
-    """No test leaves a response open: the next one would find it."""
+    """No test leaves a response open, or a binding: the next one would find it."""
     yield
+    clear_contextvars()
     # Only then: it takes long, and most tests leave nothing.
     if stats().open_responses:
         gc.collect()

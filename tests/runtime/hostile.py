@@ -9,6 +9,7 @@ neither the SDK nor the integration, to compare with.
 """
 
 import asyncio
+import contextvars
 import gc
 import pickle
 import re
@@ -30,6 +31,8 @@ MISSING = ("missing",)
 HUGE = ("huge",)
 #: What two processes do not have in common of a text.
 ADDRESS = re.compile("(hostile|__main__)[.]|at 0x[0-9a-f]+")
+#: The application sets it, and the server looks at it.
+variable = contextvars.ContextVar("variable")
 #: The transaction's data name the request that they belong to; the test sets this.
 mark = lambda request, what: None  # noqa: E731
 
@@ -77,9 +80,12 @@ class World:
     def see_error(self, where, error):
         own = any(error is raised for raised in self.raised)
         text = ADDRESS.sub("", str(error))
-        self.see(where, type(error).__name__, own, text, type(error.__cause__).__name__)
+        chained = [type(other).__name__ for other in (error.__cause__, error.__context__)]
+        self.see(where, type(error).__name__, own, text, chained)
 
     def mark(self, what):
+        if what == "called":
+            variable.set("the application's")
         mark(self.plan["request"], what)
 
 
@@ -89,12 +95,14 @@ def play(plan, wrap=lambda app: app):
     :param wrap: puts the integration around a plain application.
     """
     world = World(plan)
+    variable.set("the server's")
     if plan["server"] == "wsgi":
         server = WsgiServer(world)
         server.serve(django_wsgi(world, server) if plan["django"] else wrap(wsgi(world, server)))
     else:
         app = django_asgi(world) if plan["django"] else wrap(asgi(world))
-        loop().run_until_complete(serve_one(world, app))
+        asyncio.run(serve_one(world, app))
+    world.see("variable", variable.get())
     # Errors know the frames that have the response, which is to be collected if the server
     # has not closed it.
     world.raised.clear()
@@ -145,15 +153,20 @@ class Closable(Steps):
         self.world.raise_planned(self.world.plan["body"]["at_end"])
 
 
+class Plain(Closable):
+    streaming = False
+
+    def __iter__(self):
+        return self  # stock calls it with the first next()
+
+
+END = object()
+
+
 def generator(steps):
     world = steps.world
     try:
-        while True:
-            try:
-                chunk = next(steps)
-            except StopIteration:
-                return
-            yield chunk
+        yield from iter(lambda: next(steps, END), END)
     except GeneratorExit:
         # When it is collected is not to be compared.
         if world.closing:
@@ -165,11 +178,7 @@ def generator(steps):
 
 async def async_generator(steps):
     try:
-        while True:
-            try:
-                chunk = next(steps)
-            except StopIteration:
-                return
+        for chunk in iter(lambda: next(steps, END), END):
             await asyncio.sleep(0)
             yield chunk
     finally:
@@ -184,7 +193,7 @@ def make_body(world, server):
         return [value for step, value in world.plan["body"]["steps"] if step == "chunk"]
     if kind == "generator":
         return generator(Steps(world, server))
-    return (Closable if kind == "closable" else Steps)(world, server)
+    return {"iterator": Steps, "closable": Closable, "plain": Plain}[kind](world, server)
 
 
 # -- WSGI ----------------------------------------------------------------------------------
@@ -213,6 +222,8 @@ class WsgiServer:
         except BaseException as error:
             world.see_error("raised", error)
             return
+        sized = hasattr(self.response, "__len__")
+        world.see("length", len(self.response) if sized else None)
         steps = None
         for step in world.plan["steps"]:
             try:
@@ -227,8 +238,8 @@ class WsgiServer:
                     world.see("end of the iteration")
                 else:
                     world.see_error(step, error)
-                if step == "next":
-                    steps = None  # no server asks for more then
+                if step == "next" and world.plan["body"]["kind"] != "generator":
+                    steps = None  # a plain response's iterator is a generator, and has ended
         self.response = steps = None
 
     def close(self):
@@ -245,7 +256,7 @@ def wsgi(world, server):
     """A plain application."""
 
     def app(environ, start_response):
-        world.see("called", environ is server.environ)
+        world.see("called", environ is server.environ, sorted(environ))
         world.mark("called")
         for status, headers, exc_info in world.plan["starts"]:
             try:
@@ -275,12 +286,6 @@ def django_wsgi(world, server):
 
 
 # -- ASGI ----------------------------------------------------------------------------------
-
-
-def loop(loops=[]):  # noqa: B006
-    if not loops:
-        loops.append(asyncio.new_event_loop())
-    return loops[0]
 
 
 async def serve_one(world, app):

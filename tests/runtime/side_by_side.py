@@ -15,7 +15,6 @@ import logging
 import re
 import sys
 import threading
-import weakref
 from pathlib import Path
 
 import django
@@ -40,7 +39,7 @@ from sentry_sdk.transport import Transport
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.asgi import make_scope
+from support.asgi import read
 from support.wsgi import Body, make_environ
 
 FORM = b"a=1&b=2"
@@ -48,7 +47,9 @@ UPLOAD = (
     b'--x\r\nContent-Disposition: form-data; name="f"; filename="f.txt"\r\n\r\nabc\r\n'
     b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
 )
-UNSAMPLED = {"HTTP_SENTRY_TRACE": "0123456789abcdef" * 2 + "-0123456789abcdef-0"}
+UNSAMPLED = ("sentry-trace", "0123456789abcdef" * 2 + "-0123456789abcdef-0")
+MULTIPART = ("content-type", "multipart/form-data; boundary=x")
+JSON = ("content-type", "application/json")
 
 token_of = contextvars.ContextVar("token_of", default="-")
 #: What the server and the application see of a request, in its order.
@@ -57,8 +58,6 @@ seen = []
 sent = []
 #: Release health, of all requests.
 sessions = []
-#: Of each request, to see whether it is kept.
-requests = []
 #: What a receiver of request_finished is to do.
 at_close = []
 
@@ -189,10 +188,10 @@ async def async_view(request):
 
 VIEWS["async_view"] = async_view
 
-#: Name -> the path and its environ.
+#: Name -> what is not as the name says, and as in other requests.
 REQUESTS = {
     "plain": {},
-    "head": {"path": "plain", "REQUEST_METHOD": "HEAD"},
+    "head": {"path": "plain", "method": "HEAD"},
     "404": {"path": "no-such-path"},
     "not_modified": {},
     "redirect": {},
@@ -204,14 +203,10 @@ REQUESTS = {
     "form": {"body": FORM},
     "form that is not read": {"path": "plain", "body": FORM},
     "form that is read in part": {"path": "part", "body": FORM},
-    "json": {"path": "json_response", "body": b'{"a": 1}', "CONTENT_TYPE": "application/json"},
+    "json": {"path": "json_response", "body": b'{"a": 1}', "header": JSON},
     "too long": {"path": "json_response", "body": b'["%s"]' % (b"x" * 200_000)},
-    "upload": {"body": UPLOAD, "CONTENT_TYPE": "multipart/form-data; boundary=x"},
-    "upload that is not read": {
-        "path": "plain",
-        "body": UPLOAD,
-        "CONTENT_TYPE": "multipart/form-data; boundary=x",
-    },
+    "upload": {"body": UPLOAD, "header": MULTIPART},
+    "upload that is not read": {"path": "plain", "body": UPLOAD, "header": MULTIPART},
     "user": {},
     "user that nobody asks for": {"path": "plain"},
     "logs_when_closed": {},
@@ -220,7 +215,7 @@ REQUESTS = {
     "fails when closed, body not read": {"path": "fails_when_closed", "body": FORM},
     "fails_when_iterated": {},
     **{
-        f"{name}, not sampled": {"path": name, **UNSAMPLED}
+        f"{name}, not sampled": {"path": name, "header": UNSAMPLED}
         for name in ("plain", "user", "reports", "raises", "logs_when_closed")
     },
     "not closed": {"path": "plain", "close": 0},
@@ -246,34 +241,30 @@ class Keep(Transport):
                 sent.append({"type": item.headers["type"], **one})
 
 
-def headers_of(session, environ):
+def make_request(path, body=b"", method=None, header=("accept", "*/*"), session=""):
+    """The arguments that WSGI's environ and ASGI's scope are made from."""
     headers = {
         "content-type": "application/x-www-form-urlencoded",
         "cookie": f"flavour=oat; sessionid={session}",
+        header[0]: header[1],
     }
-    names = {"CONTENT_TYPE": "content-type", "HTTP_SENTRY_TRACE": "sentry-trace"}
-    headers.update({names[name]: environ[name] for name in names if name in environ})
-    return list(headers.items())
+    method = method or ("POST" if body else "GET")
+    return {"path": "/" + path, "method": method, "body": body, "headers": headers.items()}
 
 
-def serve(application, path, body=b"", close=1, session="", **environ):
+def serve(application, close=1, **request):
     """Serve one request as a server does; what is seen by then goes to ``seen``."""
 
     def start_response(status, headers, exc_info=None):
         seen.append(["start_response", status, sorted(headers)])
 
-    environ = make_environ(
-        "/" + path,
-        body=body,
-        headers=headers_of(session, environ),
-        **{
-            "REQUEST_METHOD": "POST" if body else "GET",
-            "QUERY_STRING": "q=1",
-            "REMOTE_ADDR": "127.0.0.1",
-            "wsgi.input": Input(body),
-            **environ,
-        },
-    )
+    request = make_request(**request)
+    given = {
+        "QUERY_STRING": "q=1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.input": Input(request["body"]),
+    }
+    environ = make_environ(**request, **given)
     response = None
     try:
         response = application(environ, start_response)
@@ -292,51 +283,22 @@ def serve(application, path, body=b"", close=1, session="", **environ):
         except BaseException as error:
             seen.append(repr(error))
     seen.append(["closed, variable", token_of.get()])
-    del response
-    environ.clear()
 
 
-def serve_asgi(application, path, body=b"", close=1, session="", **environ):
+def serve_asgi(application, **request):
     """The same under ASGI."""
-    method = environ.get("REQUEST_METHOD", "POST" if body else "GET")
-    headers = headers_of(session, environ)
-    if body:
-        headers.append(("content-length", str(len(body))))
-    scope = make_scope("/" + path, method, headers=headers, query_string=b"q=1")
 
-    async def run():
-        incoming = asyncio.Queue()
-        await incoming.put({"type": "http.request", "body": body, "more_body": False})
-
-        async def send(message):
-            seen.append(
-                [
-                    message["type"],
-                    message.get("status"),
-                    sorted(map(repr, message.get("headers", []))),
-                    message.get("body", b"").decode(),
-                    message.get("more_body"),
-                ]
-            )
+    async def observed(scope, receive, send):
+        async def observed_send(message):
+            seen.append(sorted((key, repr(value)) for key, value in message.items()))
             sentry_sdk.capture_message("from the server")
+            await send(message)
 
-        await application(scope, incoming.get, send)
+        await application(scope, receive, observed_send)
 
-    try:
-        asyncio.run(run())
-    except BaseException as error:
-        seen.append([repr(error), repr(error.__cause__)])
+    error = asyncio.run(read(observed, query_string=b"q=1", **make_request(**request))).error
+    seen.append([repr(error), repr(error and error.__cause__)])
     seen.append(["closed, variable", token_of.get()])
-
-
-def note_request(get_response):
-    """Middleware: remembers the request, without keeping it."""
-
-    def middleware(request):
-        requests.append(weakref.ref(request))
-        return get_response(request)
-
-    return middleware
 
 
 # -- what is compared ----------------------------------------------------------------------
@@ -395,7 +357,6 @@ def set_up_django():
         MIGRATION_MODULES={"auth": None, "contenttypes": None},
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         MIDDLEWARE=[
-            __name__ + ".note_request",
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
@@ -441,18 +402,16 @@ def main(who, lifecycle, interface):
     request_finished.connect(finished)
     application = WSGIHandler() if interface == "wsgi" else ASGIHandler()
     serve_it = serve if interface == "wsgi" else serve_asgi
-    serve_it(application, "plain")  # it patches itself then
+    serve_it(application, path="plain")  # it patches itself then
     told = {}
-    for name, environ in REQUESTS.items():
+    for name, request in REQUESTS.items():
         if interface == "asgi" and name in WSGI_ONLY:
             continue
         sentry_sdk.flush()
         del seen[:], sent[:]
-        arguments = {"path": name, "session": session if "user" in name else "", **environ}
-        contextvars.copy_context().run(functools.partial(serve_it, application, **arguments))
+        request = {"path": name, "session": session if "user" in name else "", **request}
+        contextvars.copy_context().run(functools.partial(serve_it, application, **request))
         gc.collect()
-        if interface == "wsgi":  # else a thread of asgiref's may hold it for a while
-            seen.append(["request is gone", requests[-1]() is None])
         sentry_sdk.flush()
         sent.sort(key=lambda event: SENT_BY_THREADS.get(event["type"], 1))
         comparable = Comparable(session, "not sampled" not in name)

@@ -32,6 +32,12 @@ DSN = "http://public@127.0.0.1:9/1"
 # Enabling what else is installed takes longer than all the rest.
 OPTIONS = {"dsn": DSN, "traces_sample_rate": 1.0, "auto_enabling_integrations": False}
 """
+MANAGE = """
+import os, sys
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+from django.core.management import execute_from_command_line
+execute_from_command_line(sys.argv)
+"""
 OURS = "from vendored_integration import DjangoIntegration\n"
 STOCK = "from sentry_sdk.integrations.django import DjangoIntegration as Stock\n"
 GOOD = OURS + "sentry_sdk.init(**OPTIONS, integrations=[DjangoIntegration()])  # first\n"
@@ -50,13 +56,7 @@ class Project:
         self.write("mysite/__init__.py", "")
         self.write("mysite/urls.py", "urlpatterns = []\n")
         self.settings(GOOD)
-        self.write(
-            "manage.py",
-            "import os, sys\n"
-            "os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
-            "from django.core.management import execute_from_command_line\n"
-            "execute_from_command_line(sys.argv)\n",
-        )
+        self.write("manage.py", MANAGE)
 
     def write(self, name, text):
         path = self.directory / name
@@ -122,6 +122,19 @@ class Project:
         assert "Traceback" not in output, output
         return sorted(set(re.findall(r"\(vendored_integration\.(\w+)\)", output))), output
 
+    def check_application(self, application, number, name):
+        """This is found of it; of the settings' application, in a process that has imported it."""
+        found = self.findings(application)
+        assert list(found) == [number]
+        assert found[number]["where"] == application
+        assert name in found[number]["message"]
+        assert self.findings() == {}
+        code = (
+            f"import {application.split(':')[0]}; from vendored_integration import checks; "
+            "print([finding.id[-4:] for finding in checks.findings()])"
+        )
+        assert self.run("-c", code).stdout == f"['{number}']\n"
+
     def copy(self, module):
         """Put a copy of an installed package before the installed one, and return it."""
         source = Path(module.__file__).parent
@@ -143,17 +156,17 @@ def test_nothing_is_wrong(project):
     )
     found = project.report("--settings", "mysite.settings")
     assert (found["ok"], found["findings"]) == (True, [])
-    by_environment = project.report(DJANGO_SETTINGS_MODULE="mysite.settings")["process"]
-    assert by_environment["options"] == found["process"]["options"]
     process = found["process"]
-    assert (process["settings"], process["integration"]) == (
-        "mysite.settings",
-        "vendored_integration",
-    )
-    assert process["options"]["response_timeout"] == 7
-    assert process["options"]["max_open_responses"] == 9
-    assert process["traces_sample_rate"] == 0.25
-    assert process["trace_lifecycle"] == LIFECYCLES[0]
+    by_environment = project.report(DJANGO_SETTINGS_MODULE="mysite.settings")["process"]
+    assert by_environment["options"] == process["options"]
+    expected = {
+        "settings": "mysite.settings",
+        "integration": "vendored_integration",
+        "traces_sample_rate": 0.25,
+        "trace_lifecycle": LIFECYCLES[0],
+    }
+    assert expected.items() <= process.items()
+    assert {"response_timeout": 7, "max_open_responses": 9}.items() <= process["options"].items()
     assert [re.sub(r"\d+$", "", place) for place in process["inits"]] == ["mysite/settings.py:"]
     done = project.run("-m", "vendored_integration", "--settings", "mysite.settings")
     lines = done.stdout.splitlines()
@@ -297,98 +310,66 @@ def test_uwsgi_without_threads(project):
     assert list(found) == ["W003"]
     assert "--enable-threads" in found["W003"]["hint"]
     assert project.check()[0] == ["W003"]
-    project.write("path/uwsgi.py", "opt = {'enable-threads': True}\n")
-    assert project.findings() == {}
+    for option in "'enable-threads': True", "b'enable-threads': b'true'", "'threads': b'4'":
+        project.write("path/uwsgi.py", f"opt = {{{option}}}\n")
+        assert project.findings() == {}
 
 
-@pytest.mark.parametrize(
-    ("interface", "kind"), [("wsgi", "SentryWsgiMiddleware"), ("asgi", "SentryAsgiMiddleware")]
-)
-def test_stock_around_the_application(project, interface, kind):
-    """Also where another middleware is around it, in turn."""
-    project.application(
-        interface,
-        f"from sentry_sdk.integrations.{interface} import {kind}\n"
-        "class Middleware:\n"
-        "    def __init__(self, app):\n"
-        "        self.application = app\n"
-        "    def __call__(self, *args):\n"
-        "        return self.application(*args)\n"
-        f"application = Middleware({kind}(get_{interface}_application()))\n",
-    )
-    found = project.findings(f"mysite.{interface}:application")
-    assert list(found) == ["W005"]
-    assert found["W005"]["where"] == f"mysite.{interface}:application"
-    assert kind in found["W005"]["message"]
-    # The settings' application, in a process where it has been imported.
-    setting = f"{interface.upper()}_APPLICATION = 'mysite.{interface}.application'\n"
-    project.settings(setting + GOOD)
-    assert project.findings() == {}
-    code = (
-        f"import mysite.{interface}; from vendored_integration import checks; "
-        "print([finding.id[-4:] for finding in checks.findings()])"
-    )
-    assert project.run("-c", code).stdout == "['W005']\n"
-
-
-@pytest.mark.parametrize(
-    ("interface", "ours"),
-    [
-        ("wsgi", "from vendored_integration.wsgi import SentryWsgiMiddleware as Middleware"),
-        ("asgi", "from vendored_integration.asgi import SentryMiddleware as Middleware"),
-    ],
-)
-def test_ours_around_the_application(project, interface, ours):
-    """And nothing of a stock one within."""
-    stock = {"wsgi": "SentryWsgiMiddleware", "asgi": "SentryAsgiMiddleware"}[interface]
-    project.application(
-        interface,
-        f"{ours}\nfrom sentry_sdk.integrations.{interface} import {stock} as Stock\n"
-        f"application = Middleware(Stock(get_{interface}_application()))\n",
-    )
-    assert project.findings(f"mysite.{interface}") == {}
-
-
-WITH_STARLETTE = (
-    f"{OURS}from sentry_sdk.integrations.starlette import StarletteIntegration\n"
-    "sentry_sdk.init(**OPTIONS, integrations=[DjangoIntegration(), StarletteIntegration()])\n"
-)
-MOUNTED = {
-    "Starlette": (
-        "from starlette.applications import Starlette\n"
-        "from starlette.routing import Mount\n"
-        "inner = Starlette(routes=[Mount('/', app=django)])\n"
-        "app = Starlette(routes=[Mount('/inner', app=inner)])\n"
-    ),
-    "FastAPI": "from fastapi import FastAPI\napp = FastAPI()\napp.mount('/shop', django)\n",
+MIDDLEWARE = """
+from sentry_sdk.integrations.{0} import {1} as Stock
+from vendored_integration.{0} import {2} as Ours
+class Other:
+    def __init__(self, app):
+        self.application = app
+    def __call__(self, *args):
+        return self.application(*args)
+django = get_{0}_application()
+"""
+NAMES = {
+    "wsgi": ("SentryWsgiMiddleware", "SentryWsgiMiddleware"),
+    "asgi": ("SentryAsgiMiddleware", "SentryMiddleware"),
 }
 
 
-@pytest.mark.parametrize("framework", MOUNTED)
-def test_django_is_mounted(project, framework):
+@pytest.mark.parametrize("interface", NAMES)
+def test_stock_around_the_application(project, interface):
+    """Also where another middleware is around it, in turn; but not where ours is."""
+    stock, ours = NAMES[interface]
+    project.settings(f"{interface.upper()}_APPLICATION = 'mysite.{interface}.both'\n" + GOOD)
+    project.application(
+        interface,
+        MIDDLEWARE.format(interface, stock, ours)
+        + "both, good = Other(Stock(django)), Ours(Stock(django))",
+    )
+    project.check_application(f"mysite.{interface}:both", "W005", stock)
+    assert project.findings(f"mysite.{interface}:good") == {}
+
+
+STARLETTE = """
+from starlette.applications import Starlette
+from starlette.routing import Mount
+inner = Starlette(routes=[Mount('/', app=django)])
+both = Starlette(routes=[Mount('/inner', app=inner)])
+"""
+FASTAPI = "from fastapi import FastAPI\nboth = FastAPI()\nboth.mount('/shop', django)\n"
+
+
+@pytest.mark.parametrize(("framework", "text"), [("Starlette", STARLETTE), ("FastAPI", FASTAPI)])
+def test_django_is_mounted(project, framework, text):
     """The SDK's Starlette integration is around Django's application, too."""
     pytest.importorskip(framework.lower())
-    project.settings("ASGI_APPLICATION = 'mysite.asgi.app'\n" + WITH_STARLETTE)
-    ours = "from vendored_integration.asgi import SentryMiddleware\n"
-    project.application(
-        "asgi",
-        f"django = get_asgi_application()\n{MOUNTED[framework]}"
-        f"{ours}application = SentryMiddleware(app)\n",
+    setting = "ASGI_APPLICATION = 'mysite.asgi.both'\n"
+    project.settings(
+        f"{setting}{OURS}from sentry_sdk.integrations.starlette import StarletteIntegration\n"
+        "sentry_sdk.init(**OPTIONS, integrations=[DjangoIntegration(), StarletteIntegration()])\n"
     )
-    found = project.findings("mysite.asgi:app")
-    assert list(found) == ["W007"]
-    assert found["W007"]["where"] == "mysite.asgi:app"
-    assert framework in found["W007"]["message"]
-    # The settings' application, in a process where it has been imported.
-    code = (
-        "import mysite.asgi; from vendored_integration import checks; "
-        "print([finding.id[-4:] for finding in checks.findings()])"
-    )
-    assert project.run("-c", code).stdout == "['W007']\n"
-    assert project.findings("mysite.asgi:application") == {}
+    middleware = MIDDLEWARE.format("asgi", *NAMES["asgi"])
+    project.application("asgi", f"{middleware}{text}good = Ours(both)")
+    project.check_application("mysite.asgi:both", "W007", framework)
+    assert project.findings("mysite.asgi:good") == {}
     # Without the SDK's integration nothing is around it.
-    project.settings(GOOD)
-    assert project.findings("mysite.asgi:app") == {}
+    project.settings(setting + GOOD)
+    assert project.findings("mysite.asgi:both") == {}
 
 
 # -- what is said, and what happens then ------------------------------------------------

@@ -1,51 +1,44 @@
 """Bindings of context variables: seen where they should be, and nowhere else."""
 
 import asyncio
+import collections.abc
 import contextlib
 import contextvars
 import copy
 import decimal
 import gc
 import pickle
-import threading
 
 import asgiref
 import pytest
 import sentry_sdk
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
-from django.core.signals import request_finished, request_started
+from django.core.signals import request_finished
 from django.http import StreamingHttpResponse
-from django.utils import translation
-from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
+from django.utils import timezone, translation
+from structlog.contextvars import bound_contextvars, get_contextvars
 from support.apps import (
     ASYNC_BODIES,
-    DJANGO_WAYS,
+    DJANGO_LISTENS,
+    DJANGO_STREAMS_APART,
     WAYS,
-    as_async,
     open_stream,
     serve,
     serve_asgi,
     streaming_app,
 )
-from support.asgi import read
+from support.asgi import HANG_UPS, hang_up_after, read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 request_id = contextvars.ContextVar("request_id")
-django_ways = pytest.mark.parametrize("way", DJANGO_WAYS)
+
+needs_async_bodies = pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
 
 # Before 3.9.1 (the newest for Python 3.8 is 3.8.1) contexts share a dict of a Local's
 # attributes: to delete one is to delete it everywhere, with or without us.
 LOCALS_FOLLOW_CONTEXTS = tuple(map(int, asgiref.__version__.split("."))) >= (3, 9, 1)
-
-
-@pytest.fixture(autouse=True)
-def in_a_context_of_its_own():
-    """What a test leaves in its thread's context must not reach the next test."""
-    clear_contextvars()
-    yield
-    clear_contextvars()
 
 
 def report():
@@ -69,17 +62,6 @@ def bound_response(value, body):
         return StreamingHttpResponse(body())
 
 
-def bound_app(way, body):
-    """An application whose bindings, the path of the request, have been left when a body runs."""
-    if way.startswith("wsgi"):
-        return serve(lambda request: bound_response(request.path[1:], body))
-
-    async def view(request):
-        return bound_response(request.path[1:], as_async(body))
-
-    return serve_asgi(view)
-
-
 @contextlib.contextmanager
 def connected(signal, receiver):
     signal.connect(receiver)
@@ -101,7 +83,7 @@ def sync_middleware(get_response):
     return lambda request: get_response(request)
 
 
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
+@needs_async_bodies
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
 @pytest.mark.parametrize("view_kind", ["sync", "async"])
 @pytest.mark.parametrize("body_kind", ["sync", "async"])
@@ -157,29 +139,10 @@ def test_body_sees_the_bindings_of_its_creation(
         sent = b"".join(asyncio.run(read(serve_asgi(view))).chunks)
     assert sent == b"A A;" * 3
     assert closed == [b"- -;"]  # as without us: the body has ended
-    assert {"first", "second", "close"} <= set(sentry.root().names())
+    root = sentry.root()
+    assert root.outcome == "completed"
+    assert {"first", "second", "close"} <= set(root.names())
     assert report() == b"- -;"
-
-
-@django_ways
-def test_two_requests_interleaved(sentry, way):
-    """On one thread: each body sees its own bindings and its own trace, chunk by chunk."""
-
-    def body():
-        for number in range(3):
-            with start_span(f"{get_contextvars()['id']}{number}"):
-                yield report()
-
-    clients = [open_stream(way, bound_app(way, body), path) for path in ("/A", "/B")]
-    for _ in range(3):
-        for client in clients:
-            client.take()
-    assert report() == b"- -;"
-    assert [client.read() for client in clients] == [b"A A;" * 3, b"B B;" * 3]
-    roots = sentry.wait_for_roots(2)
-    seen = sorted([name for name in root.names() if name[0] in "AB"] for root in roots)
-    assert seen == [["A0", "A1", "A2"], ["B0", "B1", "B2"]]
-    assert len({root.trace_id for root in roots}) == 2
 
 
 def test_scope_of_the_view_is_the_body_s(sentry):
@@ -199,7 +162,7 @@ def test_scope_of_the_view_is_the_body_s(sentry):
 
 
 def test_response_made_elsewhere_is_traced_in_its_request(sentry):
-    """A response that a bare thread has made has no scopes of the request."""
+    """A response that a bare thread has made, say, has no scopes of the request."""
     made = []
 
     def body():
@@ -210,9 +173,7 @@ def test_response_made_elsewhere_is_traced_in_its_request(sentry):
         request_id.set("thread")
         made.append(StreamingHttpResponse(body()))
 
-    thread = threading.Thread(target=in_new_context, args=(make,))
-    thread.start()
-    thread.join()
+    in_new_context(make)
     assert WsgiClient(serve(lambda request: made[0])).read() == b"- thread;"
     root = sentry.root()
     assert root.parent_of("in the body") is None
@@ -281,7 +242,7 @@ def test_bindings_of_the_body_end_with_it(init, read):
         seen.append(report())
 
     with connected(request_finished, lambda **kwargs: seen.append(report())):
-        client = WsgiClient(bound_app("wsgi-django", body), "/A")
+        client = WsgiClient(serve(lambda request: bound_response("A", body)))
         client.take(2)
         assert client.chunks == [b"A A;", b"B B;"]
         assert report() == b"- -;"
@@ -297,29 +258,25 @@ def test_bindings_of_the_body_end_with_it(init, read):
 
 
 @pytest.mark.skipif(not LOCALS_FOLLOW_CONTEXTS, reason="asgiref is too old")
-def test_language_is_what_it_is_without_us(init):
-    """Django's own settings of a block that was left."""
+def test_what_decides_about_the_bytes_is_as_without_us(init):
+    """Language and time zone of Django's, and a context of decimals, of a block that was left."""
     init()
 
-    def view(request):
-        with translation.override("fr"), translation.override("de"):
-            return StreamingHttpResponse(translation.get_language() for _ in range(1))
-
-    for _ in range(2):  # the second finds what the first has left in this thread
-        assert WsgiClient(serve(view)).read() == translation.get_language().encode() != b"de"
-
-
-def test_decimals_are_what_they_are_without_us(init):
-    """A context of theirs that was left."""
-    init()
+    def formatted():
+        zone = timezone.get_current_timezone_name()
+        return f"{translation.get_language()} {zone} {decimal.Decimal(1) / 7}"
 
     def view(request):
-        with decimal.localcontext() as context:
+        de, zone = translation.override("de"), timezone.override(timezone.get_fixed_timezone(60))
+        with translation.override("fr"), de, zone, decimal.localcontext() as context:
             context.prec = 3
-            return StreamingHttpResponse(str(decimal.Decimal(1) / 7) for _ in range(1))
+            assert formatted() == "de +0100 0.143"
+            return StreamingHttpResponse(formatted() for _ in range(1))
 
     for _ in range(2):  # the second finds what the first has left in this thread
-        assert WsgiClient(serve(view)).read() == str(decimal.Decimal(1) / 7).encode() != b"0.143"
+        sent = WsgiClient(serve(view)).read().decode()
+        assert sent == formatted()
+        assert not set(sent.split()) & {"de", "+0100", "0.143"}
 
 
 def test_streaming_response_can_still_be_copied(init):
@@ -339,7 +296,7 @@ def test_streaming_response_can_still_be_copied(init):
 @pytest.mark.parametrize("whose", ["the view's", "the body's"])
 def test_body_resets_a_token(sentry, way, read, whose):
     """In its clean-up. It was "created in a different Context", and the stream failed."""
-    tokens, failures = [], []
+    tokens = []
 
     def view():
         if whose == "the view's":
@@ -352,10 +309,8 @@ def test_body_resets_a_token(sentry, way, read, whose):
             for _ in range(3):
                 yield request_id.get().encode()
         finally:
-            try:
-                request_id.reset(tokens.pop())
-            except ValueError as error:
-                failures.append(error)
+            request_id.reset(tokens[0])
+            tokens.clear()
 
     client = open_stream(way, streaming_app(way, body, view))
     client.take()
@@ -363,40 +318,10 @@ def test_body_resets_a_token(sentry, way, read, whose):
         assert client.read() == b"alice" * 3
     else:
         client.hang_up()
-    assert not failures
     assert not tokens
     assert request_id.get("-") == "-"
     assert sentry.root().outcome == ("completed" if read else "cancelled")
     assert not sentry.errors()
-
-
-def test_closer_where_the_body_was_not_iterated_by_us(init):
-    """Django's test client, a command, another middleware in between: as it is without us."""
-    init()
-    cleaned_up = []
-
-    def body():
-        with bound("the body"):
-            yield b"a"
-        cleaned_up.append(True)
-
-    with bound_contextvars(id="A"):
-        response = StreamingHttpResponse(body())
-    assert next(iter(response)) == b"a"
-    response.close()
-    assert request_id.get("-") == "-"
-
-
-def test_request_signals_share_a_context(init):
-    """What request_started has set, request_finished can reset."""
-    init()
-    tokens = []
-    app = streaming_app("wsgi-django", lambda: iter([b"a"]))
-    begins = connected(request_started, lambda **_: tokens.append(request_id.set("request")))
-    with begins, connected(request_finished, lambda **_: request_id.reset(tokens.pop())):
-        WsgiClient(app).read()
-    assert not tokens
-    assert request_id.get("-") == "-"
 
 
 @pytest.mark.parametrize("where", ["close", "body"])
@@ -498,19 +423,6 @@ def test_late_close_does_not_bring_back_old_bindings(init):
     in_new_context(run)
 
 
-def test_sentry_scopes_do_not_leak_into_the_server(sentry):
-    """While a stream is open, the server's thread is outside of its request."""
-    app = streaming_app(
-        "wsgi-django", lambda: iter([b"a"]), lambda: sentry_sdk.set_tag("tenant", "A")
-    )
-    client = WsgiClient(app)
-    sentry_sdk.capture_message("from the server")
-    client.read()
-    (event,) = sentry.errors()
-    assert "tenant" not in event.get("tags", {})
-    assert event["contexts"]["trace"]["trace_id"] != sentry.root().trace_id
-
-
 @pytest.mark.parametrize("way", WAYS[:2])
 @pytest.mark.parametrize("chunks_first", [True, False])
 def test_dropped_body_is_cleaned_up_in_its_own_context(init, way, chunks_first):
@@ -532,9 +444,145 @@ def test_dropped_body_is_cleaned_up_in_its_own_context(init, way, chunks_first):
         client.take()
         if chunks_first:
             client._steps = None
-        client.response = None
-        client._steps = None
+        client.drop()
 
     contextvars.copy_context().run(serve_one)
     gc.collect()
     assert seen == ["the request's"]
+
+
+# -- async bodies ----------------------------------------------------------------------
+
+
+@needs_async_bodies
+def test_server_sees_nothing_of_the_bindings(init):
+    """Neither while it sends, in a header or a log, nor when the application has returned."""
+    init()
+    seen = []
+
+    async def body():
+        yield report()
+        request_id.set("by the body")
+        yield report()
+
+    async def view(request):
+        return bound_response("A", body)
+
+    app = serve_asgi(view)
+
+    async def outer(scope, receive, send):
+        async def observed(message):
+            seen.append(report())
+            await send(message)
+
+        await app(scope, receive, observed)
+        seen.append((request_id.get("-"), sentry_sdk.get_current_span()))
+
+    assert asyncio.run(read(outer)).chunks == [b"A A;", b"A by the body;"]
+    with_us = seen[:]
+    assert with_us[0] == b"- -;"
+    seen.clear()
+    sentry_sdk.init()
+    asyncio.run(read(outer))
+    assert seen == with_us  # what the body sets gets to it, with and without us
+
+
+@needs_async_bodies
+def test_anyio(sentry):
+    """Cancel scopes and task groups, also around a yield: a body runs in one task."""
+    anyio = pytest.importorskip("anyio")
+
+    async def in_a_task():
+        with start_span("in a task"):
+            await anyio.sleep_forever()
+
+    async def body():
+        with anyio.move_on_after(0.01) as scope:
+            await anyio.sleep_forever()
+        yield b"moved on " if scope.cancelled_caught else b"?"
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_a_task)
+            yield b"in a group "
+            group.cancel_scope.cancel()
+        yield b"out of it"
+
+    connection = asyncio.run(read(streaming_app("asgi-django", body)))
+    assert connection.error is None
+    assert b"".join(connection.chunks) == b"moved on in a group out of it"
+    root = sentry.root()
+    assert (root.outcome, root.parent_of("in a task")) == ("completed", None)
+
+
+@needs_async_bodies
+@pytest.mark.parametrize("how", HANG_UPS)
+def test_closed_at_once(sentry, how):
+    """The client goes: the generator's clean-up is done before the application has returned.
+
+    An error of it is the event loop's, which learns of it.
+    """
+    if how == "message" and not DJANGO_LISTENS:
+        pytest.skip("this Django does not notice")
+    if how == "cancel" and DJANGO_STREAMS_APART:
+        pytest.skip("this Django does not pass it on to the task that streams")
+    seen = []
+
+    async def body():
+        token = request_id.set("of the body")
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield b"event" * 100
+        finally:
+            request_id.reset(token)  # raises in any other context
+            await asyncio.sleep(0)
+            with start_span("clean up"):
+                seen.append("closed")
+            if how == "error":
+                raise ValueError("in the clean-up")
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: seen.append(str(context["exception"]))
+        )
+        await hang_up_after(streaming_app("asgi-django", body), 2, how)
+        return list(seen)
+
+    gc.disable()
+    try:
+        assert asyncio.run(main()) == ["closed"] + ["in the clean-up"] * (how == "error")
+    finally:
+        gc.enable()
+    root = sentry.root()
+    assert root.parent_of("clean up") is None
+    assert root.outcome == "cancelled"
+    assert not sentry.errors()
+
+
+class Numbers(collections.abc.AsyncGenerator):
+    """An iterator of an application's own, which may be read again by the next response."""
+
+    def __init__(self):
+        self.number = self.closed = 0
+
+    async def asend(self, value):
+        self.number += 1
+        return b"%d" % self.number
+
+    async def athrow(self, *error):
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        self.closed += 1
+
+
+@needs_async_bodies
+def test_iterator_of_the_application_s_own(sentry):
+    """It is iterated like any other, and not closed: Django does not either."""
+    numbers = Numbers()
+
+    async def view(request):
+        return StreamingHttpResponse(numbers)
+
+    asyncio.run(hang_up_after(serve_asgi(view), 3))
+    assert (numbers.number >= 3, numbers.closed) == (True, 0)
+    assert sentry.root().outcome == "cancelled"

@@ -1,19 +1,12 @@
 """``response_timeout``: what expires when, and which threads send it, whatever hooks do."""
 
-import gc
-import sys
 import threading
-import types
-import weakref
 
 import pytest
 import sentry_sdk
 from support.apps import streaming_app
 from support.program import run
 from support.wsgi import WsgiClient
-
-from vendored_integration import stats
-from vendored_integration.runtime import workers
 
 
 def opened(path, timeout, body=lambda: iter([b"a"])):
@@ -39,21 +32,6 @@ def test_different_timeouts(sentry):
     for client in (late, *clients):
         client.close()
     assert sentry.wait_for_roots(5)[-1].name.endswith("/late")
-
-
-def test_nothing_is_left_behind(init):
-    """However many responses were open at the same time."""
-    init()
-    pending = stats().pending_deadlines
-    clients = [opened("/", 3600 + number % 3) for number in range(300)]
-    gone = [weakref.ref(client.response) for client in clients]
-    assert stats().pending_deadlines == pending + 300
-    for client in clients:
-        client.read()
-    assert stats().pending_deadlines == pending
-    del client, clients
-    gc.collect()
-    assert {reference() for reference in gone} == {None}
 
 
 def test_hooks_that_hang():
@@ -135,24 +113,6 @@ left = WsgiClient(app)
         "0 0",
         "exit 1",
     ]
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, True),  # not uWSGI
-        ({"http": b":80"}, False),
-        ({"http": b":80", "enable-threads": True}, True),
-        ({"http": b":80", "threads": b"4"}, True),
-        ({b"http": b":80", b"enable-threads": b"true"}, True),
-    ],
-)
-def test_threads_under_uwsgi(monkeypatch, options, expected):
-    """uWSGI says in uwsgi.opt how it was started."""
-    uwsgi = types.ModuleType("uwsgi")
-    uwsgi.opt = options
-    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
-    assert workers.threads_can_run() is expected
 
 
 def test_deadline_while_an_event_is_serialised(init, lifecycle):

@@ -5,7 +5,6 @@ import contextlib
 import contextvars
 import gc
 import logging
-import sys
 import threading
 import weakref
 
@@ -13,15 +12,9 @@ import django
 import pytest
 import sentry_sdk
 from sentry_sdk.integrations.dedupe import DedupeIntegration
-from support.apps import (
-    ASYNC_BODIES,
-    DJANGO_WAYS,
-    WAYS,
-    open_stream,
-    streaming_app,
-)
-from support.asgi import Connection, make_scope, read
-from support.sdk import HAS_STATIC_LIFECYCLE, start_span
+from support.apps import ASGI_WAYS, ASYNC_BODIES, DJANGO_WAYS, WAYS, open_stream, streaming_app
+from support.asgi import HANG_UPS, Connection, make_scope, read
+from support.sdk import HAS_STATIC_LIFECYCLE, start_span, status_of
 from support.wsgi import WsgiClient
 
 from vendored_integration import stats
@@ -30,13 +23,6 @@ from vendored_integration.wsgi import SentryWsgiMiddleware
 
 every_way = pytest.mark.parametrize("way", WAYS)
 log = logging.getLogger("app")
-
-
-class User:
-    pk, email, is_authenticated = 7, "ada@example.com", True
-
-    def get_username(self):
-        return "ada"
 
 
 def log_in_server(error):
@@ -65,19 +51,16 @@ def failing(how="silent"):
         raise
 
 
-def error_of(client):
-    """Read a response that fails; return the error that the server gets."""
-    with pytest.raises(ValueError, match="half-way") as caught:
-        client.read()
-    return caught.value
-
-
 # -- one error, one event ----------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:The send_default_pii option")
-@pytest.mark.parametrize("how", ["silent", "captured", "logged"])
-@pytest.mark.parametrize("way", DJANGO_WAYS)
+@pytest.mark.parametrize(
+    ("way", "how"),
+    # (where the body runs in a task of its own, an error that is captured there has two)
+    [(way, "silent") for way in WAYS]
+    + [(way, how) for way in DJANGO_WAYS for how in ("captured", "logged")],
+)
 def test_one_event(init, lifecycle, way, how):
     """However often an error is reported, Sentry gets it once, with all that it belongs to."""
     sentry = init(lifecycle, send_default_pii=True)
@@ -92,10 +75,11 @@ def test_one_event(init, lifecycle, way, how):
         with start_span("step"):
             failing(how)
 
-    error = error_of(open_stream(way, streaming_app(way, the_body, view), "/report"))
-    log_in_server(error)
-    assert isinstance(error.__cause__, KeyError)
-    assert error.__suppress_context__
+    client = open_stream(way, streaming_app(way, the_body, view), "/report")
+    with pytest.raises(ValueError, match="half-way") as caught:
+        client.read()
+    log_in_server(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
     root = sentry.root()
     event = sentry.one_error(root)
     assert event["contexts"]["trace"]["span_id"] in root.span_ids
@@ -111,45 +95,53 @@ def test_one_event(init, lifecycle, way, how):
     assert functions[-1] == "failing"
     if how == "silent":  # else it was reported from deeper
         assert functions[-2] == "the_body"
+        assert raised["mechanism"]["handled"] is False
     assert not [frame for frame in frames if "vendored_integration" in frame["module"]]
-    assert root.outcome == "failed"
+    assert (root.outcome, root.status) == ("failed", status_of(lifecycle, "internal_error"))
 
 
 class Response:
-    def __init__(self, raise_in, streaming):
-        self.raise_in = raise_in
+    def __init__(self, fails_in, streaming):
+        self.fails_in = fails_in
         self.streaming = streaming
 
     def __iter__(self):
         yield b"a"
-        if self.raise_in == "body":
-            raise ValueError("in the body")
+        if "body" in self.fails_in:
+            raise ValueError("in body")
 
     def close(self):
-        if self.raise_in == "close":
-            raise ValueError("in close()")
+        if "close" in self.fails_in:
+            raise ValueError("in close")
 
 
 @pytest.mark.parametrize("finish_on", ["return", "close"])
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("where", ["application", "body", "close"])
+@pytest.mark.parametrize("fails_in", [["application"], ["body"], ["close"], ["body", "close"]])
 @pytest.mark.parametrize("rate", [1.0, 0.0])
-def test_error_that_the_server_logs(init, lifecycle, where, streaming, finish_on, rate):
+def test_error_that_the_server_logs(init, lifecycle, fails_in, streaming, finish_on, rate):
     """Wherever it is raised. A second request with the same error has an event as well."""
     sentry = init(lifecycle, traces_sample_rate=rate)
 
     def app(environ, start_response):
         start_response("200 OK", [])
-        if where == "application":
-            raise ValueError("in the application")
-        return Response(where, streaming)
+        if fails_in == ["application"]:
+            raise ValueError("in application")
+        return Response(fails_in, streaming)
 
     app = SentryWsgiMiddleware(app, finish_on=finish_on)
     for number in (1, 2):
-        with pytest.raises(ValueError, match="in ") as caught:
+        with pytest.raises(ValueError, match=f"in {fails_in[-1]}") as caught:
             WsgiClient(app).read()
         log_in_server(caught.value)
-        assert len(sentry.errors()) == number
+        assert sentry.messages() == [f"in {place}" for place in fails_in] * number
+    assert {event["request"]["url"] for event in sentry.errors()} == {"http://localhost/"}
+    roots = sentry.roots()
+    assert len(roots) == 2 * rate
+    traces = [event["contexts"]["trace"]["trace_id"] for event in sentry.errors()]
+    assert {root.trace_id for root in roots} == set(traces if rate else [])
+    if streaming or finish_on == "close" or fails_in == ["application"]:
+        assert {root.status for root in roots} <= {status_of(lifecycle, "internal_error")}
 
 
 def test_errors_that_are_not_ours_are_logged(sentry):
@@ -206,85 +198,38 @@ def test_what_upstream_lets_pass_is_the_server_s_to_report(sentry, error, cancel
     assert len(sentry.errors()) == expected
 
 
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django has no async bodies yet")
-def test_error_in_finally_of_a_body_that_is_closed(sentry):
-    """An error of clean-up, when the client has gone, is the event loop's; no response breaks."""
-    contexts = []
-
-    async def body():
-        try:
-            while True:
-                yield b"event"
-        finally:
-            raise ValueError("while cleaning up")
-
-    async def main():
-        asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: contexts.append(context["exception"])
-        )
-        connection = Connection(streaming_app("asgi-django", body))
-        await connection.sent(2)
-        await connection.hang_up("error")
-        return await connection.end()
-
-    assert isinstance(asyncio.run(main()), ConnectionResetError)
-    (error,) = contexts
-    assert isinstance(error, ValueError)
-    assert sentry.root().outcome == "cancelled"
-    assert not sentry.errors()
-
-
 # -- transparency ------------------------------------------------------------------------
 
 
-def chained():
-    """Errors in all the ways that they can be chained."""
-    cause, context = KeyError("cause"), IndexError("context")
-
-    def from_cause():
-        raise ValueError("x") from cause
-
-    def from_none():
-        try:
-            raise context
-        except IndexError:
-            raise ValueError("x") from None
-
-    def in_handler():
-        try:
-            raise context
-        except IndexError:
-            raise ValueError("x")  # noqa: B904
-
-    def both():
-        try:
-            raise context
-        except IndexError:
-            raise ValueError("x") from cause
-
-    def bare():
-        raise ValueError("x")
-
-    return {
-        function.__name__: function for function in (from_cause, from_none, in_handler, both, bare)
-    }
+def raise_chained(in_handler, **cause):
+    """Raise an error in one of the ways that errors can be chained."""
+    error = ValueError("x")
+    if cause:
+        error.__cause__ = cause["cause"]
+    try:
+        if in_handler:
+            raise IndexError("context")
+    except IndexError:
+        raise error  # noqa: B904
+    raise error
 
 
 def links(error):
     return error, error.__cause__, error.__context__, error.__suppress_context__
 
 
-@pytest.mark.parametrize("chain", chained())
+@pytest.mark.parametrize("in_handler", [True, False])
+@pytest.mark.parametrize("cause", [{}, {"cause": None}, {"cause": KeyError("cause")}])
 @pytest.mark.parametrize("type", ["http", "websocket", "lifespan"])
 @pytest.mark.parametrize("middlewares", [1, 2])
-def test_chain_of_an_error(sentry, chain, type, middlewares):
+def test_chain_of_an_error(sentry, in_handler, cause, type, middlewares):
     """Upstream raises ``from None``: the cause is lost to whoever is outside."""
     raised = []
 
     async def app(scope, receive, send):
         await receive()
         try:
-            chained()[chain]()
+            raise_chained(in_handler, **cause)
         except ValueError as error:
             raised.append(links(error))
             raise
@@ -295,46 +240,8 @@ def test_chain_of_an_error(sentry, chain, type, middlewares):
     error = asyncio.run(read(served, type=type)).error
     assert raised == [links(error)]
     (event,) = sentry.errors()
-    expected = {"from_none": 1, "bare": 1}.get(chain, 2)
-    assert len(event["exception"]["values"]) == expected
-
-
-def test_cancellation_is_untouched(init):
-    """The same CancelledError, once, and the task counts its cancellations as without us."""
-
-    def outcome(wrap):
-        seen = []
-
-        async def app(scope, receive, send):
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError as error:
-                seen.append(error)
-                raise
-
-        async def server(*args):
-            try:
-                await wrap(app)(*args)
-            except asyncio.CancelledError as error:
-                seen.append(error)
-                if hasattr(asyncio.current_task(), "cancelling"):  # from 3.11 on
-                    seen.append(asyncio.current_task().cancelling())
-                raise
-
-        async def main():
-            connection = Connection(server)
-            await asyncio.sleep(0)
-            await connection.hang_up("cancel")
-            return await connection.end()
-
-        error = asyncio.run(main())
-        assert isinstance(error, asyncio.CancelledError)
-        assert seen[0] is seen[1]
-        return error.args, error.__cause__, repr(error.__context__), seen[2:]
-
-    sentry = init()
-    assert outcome(SentryMiddleware) == outcome(lambda app: app)
-    assert not sentry.errors()
+    is_chained = cause.get("cause") or (in_handler and not cause)
+    assert len(event["exception"]["values"]) == (2 if is_chained else 1)
 
 
 # -- faults of what is around us, and of our own -----------------------------------------
@@ -356,22 +263,11 @@ def break_log(sentry, monkeypatch):
     monkeypatch.setattr(logging.getLogger("vendored_integration"), "handlers", [BrokenHandler()])
 
 
-def break_clock(sentry, monkeypatch):
-    monkeypatch.setattr("vendored_integration.runtime.registry.monotonic", broken)
-
-
-def break_timer(sentry, monkeypatch):
-    for name, module in list(sys.modules.items()):
-        if name.startswith("vendored_integration.runtime") and hasattr(module, "perf_counter"):
-            monkeypatch.setattr(module, "perf_counter", broken)
-
-
-def break_registry(sentry, monkeypatch):
-    monkeypatch.setattr("vendored_integration.runtime.registry.Registry.add", broken)
-
-
-def break_bindings(sentry, monkeypatch):
-    monkeypatch.setattr("vendored_integration.runtime.bindings.Bindings.find", broken)
+def break_ours(name):
+    """Break what our own modules use."""
+    return lambda sentry, monkeypatch: monkeypatch.setattr(
+        f"vendored_integration.runtime.{name}", broken
+    )
 
 
 #: By name: options of the SDK; what a server tells of a request; what is broken.
@@ -380,13 +276,11 @@ FAULTS = {
     "header": ({}, {"HTTP_X_FORWARDED_FOR": 7}, None),
     "transport": ({}, {}, break_transport),
     "log": ({"traces_sampler": broken}, {}, break_log),
-    "clock": ({}, {}, break_clock),
-    "timer": ({}, {}, break_timer),
-    "registry": ({}, {}, break_registry),
-    "bindings": ({}, {}, break_bindings),
+    "clock": ({}, {}, break_ours("registry.monotonic")),
+    "timer": ({}, {}, break_ours("body_stats.perf_counter")),
+    "registry": ({}, {}, break_ours("registry.Registry.add")),
+    "bindings": ({}, {}, break_ours("bindings.Bindings.find")),
 }
-
-
 OF_OUR_OWN = ("clock", "timer", "registry", "bindings")
 
 
@@ -396,11 +290,11 @@ OF_OUR_OWN = ("clock", "timer", "registry", "bindings")
 def test_faults_around_us(init, lifecycle, monkeypatch, caplog, way, fault, fails):
     """The response goes on as it would; its error is reported, and nothing gets to another one."""
     options, request, break_it = FAULTS[fault]
-    if way.startswith("asgi"):
-        if fault == "header" and way == "asgi-django":
-            pytest.skip("Django refuses it")
+    if (fault, way) == ("header", "asgi-django"):
+        pytest.skip("Django refuses it")
+    if way in ASGI_WAYS:
         if fault == "timer":
-            pytest.skip("tested with WSGI")
+            pytest.skip("WSGI's")
         request = {}
     sentry = init(lifecycle, **options)
     before = stats()
@@ -421,12 +315,11 @@ def test_faults_around_us(init, lifecycle, monkeypatch, caplog, way, fault, fail
     if fault == "clock":
         view()
     app = streaming_app(way, body, view)
-    if fault == "header" and way == "asgi-plain":
+    if (fault, way) == ("header", "asgi-plain"):
         traced = app
 
-        async def app(scope, receive, send):
-            scope["headers"] = [("x-forwarded-for", "text")]
-            await traced(scope, receive, send)
+        async def app(scope, *both):
+            await traced({**scope, "headers": [("x-forwarded-for", "text")]}, *both)
 
     client = open_stream(way, app, **request)
     with pytest.raises(ValueError, match="half-way") if fails else contextlib.nullcontext():
@@ -453,17 +346,13 @@ def test_faults_around_us(init, lifecycle, monkeypatch, caplog, way, fault, fail
 # -- memory ------------------------------------------------------------------------------
 
 
-class Held:
-    """What a request holds, to be seen when it is freed."""
-
-
-ENDINGS = [("asgi-plain", way) for way in ("complete", "fail", "cancel", "refuse")]
+ENDINGS = [("asgi-plain", ending) for ending in ("complete", "fail", "cancel", "error")]
 if not HAS_STATIC_LIFECYCLE:
     ENDINGS.remove(("asgi-plain", "fail"))  # SDK 3 itself keeps the error in a local variable
 # Django's handler makes a cycle of an error and the task that raised it; from 6.0 on, of
 # each request.
 if ASYNC_BODIES and django.VERSION < (6, 0):
-    ENDINGS += [("asgi-django", way) for way in ("complete", "cancel")]
+    ENDINGS += [("asgi-django", ending) for ending in ("complete", "cancel")]
 
 
 @pytest.mark.parametrize(("way", "ending"), ENDINGS)
@@ -472,15 +361,13 @@ def test_nothing_waits_for_the_garbage_collector(init, way, ending):
     init(max_breadcrumbs=0)
     held = []
 
-    def hold():
-        mine = Held()
-        held.append(weakref.ref(mine))
-        return mine
+    class Held:
+        def __init__(self):
+            held.append(weakref.ref(self))
 
     async def body():
-        mine = hold()  # noqa: F841
+        mine = Held()  # noqa: F841
         for number in range(3 if ending in ("complete", "fail") else 10_000):
-            await asyncio.sleep(0)
             yield b"%d" % number
         if ending == "fail":
             failing()
@@ -492,37 +379,21 @@ def test_nothing_waits_for_the_garbage_collector(init, way, ending):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
 
-    async def main(app):
-        sent, mine = 0, hold()
-
-        async def send(message, mine=mine):
-            nonlocal sent
-            sent += 1
-            if ending == "refuse" and sent == 3:
-                raise ConnectionResetError("the client has gone")
-            await asyncio.sleep(0)
-
-        async def receive(mine=mine):
-            if not requests:
-                await asyncio.Event().wait()
-            return requests.pop()
-
-        requests = [{"type": "http.request"}]
-        task = asyncio.ensure_future(app(make_scope(), receive, send))
-        while ending == "cancel" and sent < 3:
-            await asyncio.sleep(0)
-        if ending == "cancel":
-            task.cancel()
-        await asyncio.wait({task}, timeout=60)
-        if not task.cancelled():
-            task.exception()  # has been seen
+    async def main():
+        connection = Connection(app)
+        held.append(weakref.ref(connection))
+        if ending in HANG_UPS:
+            await connection.sent(2)
+            await connection.hang_up(ending)
+        await connection.end()
+        connection.task = None  # its error holds the connection
         # Tasks that Django has left behind end with the loop.
 
     app = SentryMiddleware(plain_app) if way == "asgi-plain" else streaming_app(way, body)
     gc.collect()
     gc.disable()
     try:
-        asyncio.run(main(app))
+        asyncio.run(main())
         assert [reference() for reference in held] == [None, None]
     finally:
         gc.enable()

@@ -1,5 +1,8 @@
 """The middleware around an application that is not Django's."""
 
+from pathlib import Path
+from wsgiref.util import FileWrapper
+
 import flask
 import pytest
 from support.sdk import start_span
@@ -27,14 +30,6 @@ def app():
 
         return flask.Response(flask.stream_with_context(body()))
 
-    @app.get("/fail")
-    def fail():
-        def body():
-            yield "a"
-            raise ValueError("half-way")
-
-        return flask.Response(body())
-
     @app.get("/file")
     def file():
         return flask.send_file(__file__)
@@ -46,19 +41,12 @@ def test_stream(sentry, app):
     """Flask's own request context and the trace are both there in the body."""
     assert WsgiClient(app, "/stream").read() == b"/stream 0;/stream 1;/stream 2;"
     root = sentry.root()
-    assert [name for name in root.names() if name.startswith("chunk")] == [
-        "chunk 0",
-        "chunk 1",
-        "chunk 2",
-    ]
+    assert {"chunk 0", "chunk 1", "chunk 2"} <= set(root.names())
     assert root.outcome == "completed"
 
 
 def test_file(sentry, app):
     """send_file goes through wsgi.file_wrapper, where the server has one."""
-    from pathlib import Path
-    from wsgiref.util import FileWrapper
-
     client = WsgiClient(app, "/file", **{"wsgi.file_wrapper": FileWrapper})
     content = Path(__file__).read_bytes()
     assert client.read() == content

@@ -53,14 +53,14 @@ class Connection:
         self.deliver({**first, "body": body} if body else first)
         self._changed = asyncio.Condition()
         self._wanted = 0 if slow else float("inf")
-        self._send_error = None
+        self._has_gone = False
         self.task = asyncio.ensure_future(app(scope, self._incoming.get, self._send))
 
     async def _send(self, message):
         async with self._changed:
             await self._wanted_more(message)
-            if self._send_error is not None:
-                raise self._send_error
+            if self._has_gone:
+                raise ConnectionResetError("the client has gone")
             self.messages.append(message)
             self._changed.notify_all()
             await self._wanted_more(message)
@@ -68,9 +68,7 @@ class Connection:
 
     async def _wanted_more(self, message):
         if message.get("body"):
-            await self._changed.wait_for(
-                lambda: self._wanted > len(self.chunks) or self._send_error
-            )
+            await self._changed.wait_for(lambda: self._wanted > len(self.chunks) or self._has_gone)
 
     def deliver(self, message):
         """Have the application receive a message."""
@@ -89,7 +87,7 @@ class Connection:
         elif how == "cancel":
             self.task.cancel()
         else:
-            self._send_error = ConnectionResetError("the client has gone")
+            self._has_gone = True
             await self.want(float("inf"))
 
     @property
@@ -119,10 +117,7 @@ class Connection:
         """Wait until the application has returned, or raised: the error, or None."""
         done, _ = await asyncio.wait({self.task}, timeout=60)
         assert done, "the application does not return"
-        try:
-            self.task.result()
-        except BaseException as error:
-            return error
+        return asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
 
 
 async def read(app, path="/", **connection):
