@@ -50,7 +50,12 @@ from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpR
 from django.urls import path, re_path
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.django import DjangoIntegration as Stock
-from sentry_sdk.tracing import Span
+from sentry_sdk.integrations.logging import LoggingIntegration
+
+try:
+    from sentry_sdk.tracing import Span
+except ImportError:  # from 3.0 on there is only the stream lifecycle
+    Span = None
 
 INTEGRATION = os.environ["INTEGRATION"]
 STREAMED_SPANS = os.environ.get("LIFECYCLE") == "stream"
@@ -71,6 +76,8 @@ def start_sentry():
             options["max_open_responses"] = int(os.environ["MAX_OPEN"])
         if os.environ.get("ON_TIMEOUT"):
             options["on_timeout"] = os.environ["ON_TIMEOUT"]
+        if os.environ.get("MAX_SPANS"):
+            options.update(middleware_spans=False, signals_spans=False)
     else:
         from sentry_sdk.integrations.django import DjangoIntegration
     if STREAMED_SPANS:
@@ -78,23 +85,29 @@ def start_sentry():
 
         # Up to 2.67 a segment is sent up to 5 s after its end: each test would wait for it.
         SpanBatcher.FLUSH_WAIT_TIME = 0.05  # seconds
-    experiments = {"trace_lifecycle": "stream"} if STREAMED_SPANS else {}
-    sizes = {}
+    integrations = [DjangoIntegration(**options)]
+    more = {}
+    experiments = {}
+    if Span is None:
+        # It is no event by default.
+        integrations.append(LoggingIntegration(event_level=logging.ERROR))
+    elif STREAMED_SPANS:
+        experiments["trace_lifecycle"] = "stream"
     if os.environ.get("QUEUE_SIZE"):
-        sizes["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
+        more["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
     if os.environ.get("LOGS") and "enable_logs" in DEFAULT_OPTIONS:  # always, from 3.0 on
-        sizes["enable_logs"] = True
+        more["enable_logs"] = True
     if os.environ.get("MAX_SPANS"):
         experiments["max_spans"] = int(os.environ["MAX_SPANS"])
-        options.update(middleware_spans=False, signals_spans=False)
+    if experiments:
+        more["_experiments"] = experiments
     sentry_sdk.init(
         dsn=os.environ["DSN"],
         release="live@1",
         traces_sample_rate=1.0,
         auto_session_tracking=True,
-        integrations=[DjangoIntegration(**options)],
-        _experiments=experiments,
-        **sizes,
+        integrations=integrations,
+        **more,
     )
 
 
