@@ -30,26 +30,19 @@ STREAM_LIFECYCLE = [
     "daphne",
 ]
 
-PARAMETERS = [
-    (name, lifecycle)
-    # From SDK 3.0 on there is only the stream lifecycle.
-    for lifecycle in ("static", "stream")
-    for name in SERVERS
-    if lifecycle in LIFECYCLES
-    and (lifecycle == LIFECYCLES[0] or name in STREAM_LIFECYCLE)
-]
+PARAMETERS = [(name, LIFECYCLES[0]) for name in SERVERS]
+PARAMETERS += [(name, other) for other in LIFECYCLES[1:] for name in STREAM_LIFECYCLE]
 
 
-@pytest.fixture(scope="session", params=PARAMETERS, ids=lambda parameter: "-".join(parameter))
+@pytest.fixture(scope="session", params=PARAMETERS, ids="-".join)
 def _live(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Live]:
     name, lifecycle = request.param
-    server = SERVERS[name]
-    reason = missing(server)
+    reason = missing(SERVERS[name])
     if reason:
         pytest.skip(reason)
-    live = Live(server, lifecycle, tmp_path_factory)
+    live = Live(SERVERS[name], lifecycle, tmp_path_factory)
     yield live
     live.stop()
 
@@ -74,10 +67,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
     """Show what the servers wrote, and what Sentry received, below a failure."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    live = getattr(item, "funcargs", {}).get("_live") or getattr(item, "funcargs", {}).get("live")
+    live = getattr(item, "funcargs", {}).get("_live")
     if report.failed and isinstance(live, Live):
         for name, running in live.running.items():
-            report.sections.append(
-                (f"output of the server ({name})", running.process.output[-8000:])
-            )
-            report.sections.append((f"received by Sentry ({name})", running.sink.describe()))
+            report.sections += [
+                (f"output of the server ({name})", running.process.output[-8000:]),
+                (f"received by Sentry ({name})", running.sink.describe()),
+            ]
