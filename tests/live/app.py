@@ -8,6 +8,7 @@ Set up by environment variables, so that every server can run it the same way:
     LIFECYCLE         static | stream
     OPTIONS           JSON: arguments of the integration; for `ours` only
     QUEUE_SIZE        transport_queue_size
+    SHUTDOWN_TIMEOUT  shutdown_timeout, in seconds
     LOGS              log records are sent, too
     MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
@@ -30,8 +31,10 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
+from collections import defaultdict
 from urllib.parse import parse_qs
 
 import django
@@ -58,9 +61,9 @@ STREAMED_SPANS = os.environ.get("LIFECYCLE") == "stream"
 
 
 def start_sentry():
-    DjangoIntegration, options = Stock, {}  # noqa: N806
+    integration, options = Stock, {}
     if INTEGRATION == "ours":
-        from vendored_integration import DjangoIntegration
+        from vendored_integration import DjangoIntegration as integration
 
         options = json.loads(os.environ.get("OPTIONS", "{}"))
     # HEAD is not captured unless asked for; up to 2.14 every method is.
@@ -69,12 +72,14 @@ def start_sentry():
     more, experiments = {}, {}
     if os.environ.get("QUEUE_SIZE"):
         more["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
+    if os.environ.get("SHUTDOWN_TIMEOUT"):
+        more["shutdown_timeout"] = float(os.environ["SHUTDOWN_TIMEOUT"])
     if os.environ.get("LOGS") and "enable_logs" in DEFAULT_OPTIONS:  # always, from 3.0 on
         more["enable_logs"] = True
     if os.environ.get("MAX_SPANS"):
         experiments["max_spans"] = int(os.environ["MAX_SPANS"])
         options.update(middleware_spans=False, signals_spans=False)
-    integrations = [DjangoIntegration(**options)]
+    integrations = [integration(**options)]
     if STREAMED_SPANS:
         from sentry_sdk._span_batcher import SpanBatcher
 
@@ -108,10 +113,15 @@ def span(name):
 # -- what a body waits for
 
 
+def block_at(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as gate:
+        gate.recv(1)
+
+
 class Blocking:
     """Waits as a sync body does: these coroutines never suspend."""
 
-    released = {}
+    released = defaultdict(threading.Event)
 
     async def at_port(self, port):
         """Tell the test that we are here, and wait until it lets us go on.
@@ -119,22 +129,21 @@ class Blocking:
         A connection and not a lock file: neither side has to poll, and under gevent other
         requests run meanwhile.
         """
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as gate:
-            gate.recv(1)
+        block_at(port)
 
     async def release(self, batch):
         """Wait for `/-/release?<batch>`."""
-        self.released.setdefault(batch, threading.Event()).wait()
+        self.released[batch].wait()
 
     async def sleep(self, seconds):
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251  (that is what it is for)
 
 
 class Suspending:
     """Waits as an async body does."""
 
     # Up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
-    released = {}
+    released = defaultdict(asyncio.Event)
 
     async def at_port(self, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -143,7 +152,7 @@ class Suspending:
         await writer.wait_closed()
 
     async def release(self, batch):
-        await self.released.setdefault(batch, asyncio.Event()).wait()
+        await self.released[batch].wait()
 
     async def sleep(self, seconds):
         await asyncio.sleep(seconds)
@@ -515,7 +524,21 @@ if os.environ.get("ROUTER") == "channels":
 
 # -- around Django
 
-OWN_PATHS = ("/-/flush", "/-/release")
+
+def serve_test(path, query, waits):
+    """What is for the tests, and neither Django's nor traced; whether this was it.
+
+    /-/flush            what Sentry was given has been sent when it answers: the caller does that
+    /-/mark?<text>      is in the log; what was written before stands before it
+    /-/release?<batch>  the held streams of the batch go on
+    """
+    if path == "/-/flush":
+        gc.collect()
+    elif path == "/-/mark":
+        print("mark " + query, file=sys.stderr, flush=True)
+    elif path == "/-/release":
+        waits.released[query].set()
+    return path.startswith("/-/")
 
 
 def application(environ, start_response):
@@ -525,15 +548,10 @@ def application(environ, start_response):
     ours          vendored_integration's SentryWsgiMiddleware
     drop          a middleware that forgets the response, unread and unclosed
     drop-started  the same, after it has read one chunk
-
-    `/-/flush` is for the tests: not Django, not traced; what Sentry was given has been sent when
-    it answers. `/-/release?<batch>` lets the held streams of a batch go on.
     """
-    if environ["PATH_INFO"] in OWN_PATHS:
-        if environ["PATH_INFO"] == "/-/release":
-            Blocking.released.setdefault(environ["QUERY_STRING"], threading.Event()).set()
-        else:
-            flush()
+    if serve_test(environ["PATH_INFO"], environ["QUERY_STRING"], Blocking):
+        if environ["PATH_INFO"] == "/-/flush":
+            sentry_sdk.flush(5)
         start_response("204 No Content", [])
         return []
     around = environ.get("HTTP_X_AROUND")
@@ -546,11 +564,6 @@ def application(environ, start_response):
     else:
         return django_application(environ, start_response)
     return SentryWsgiMiddleware(django_application)(environ, start_response)
-
-
-def flush():
-    gc.collect()
-    sentry_sdk.flush(timeout=5)
 
 
 def _drop(environ, start_response, started):
@@ -571,18 +584,14 @@ async def asgi_application(scope, receive, send):
     ours          vendored_integration's SentryMiddleware
     stuck         a server whose send() of the second chunk never returns; it tells the gate
     disconnect    a server that tells the gate when the application knows that the client has gone
-
-    `/-/flush` and `/-/release` as in `application`.
     """
     if scope["type"] != "http":
         await django_asgi_application(scope, receive, send)
         return
-    if scope["path"] in OWN_PATHS:
-        if scope["path"] == "/-/release":
-            batch = scope["query_string"].decode()
-            Suspending.released.setdefault(batch, asyncio.Event()).set()
-        else:
-            await asyncio.get_running_loop().run_in_executor(None, flush)
+    query = scope["query_string"].decode()
+    if serve_test(scope["path"], query, Suspending):
+        if scope["path"] == "/-/flush":
+            await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
         return
@@ -597,9 +606,9 @@ async def asgi_application(scope, receive, send):
 
         application = SentryMiddleware(application)
     elif around == b"stuck":
-        send = _stuck(send, int(parse_qs(scope["query_string"])[b"stuck"][0]))
+        send = _stuck(send, int(parse_qs(query)["stuck"][0]))
     elif around == b"disconnect":
-        receive = _disconnect(receive, int(parse_qs(scope["query_string"])[b"gone"][0]))
+        receive = _disconnect(receive, int(parse_qs(query)["gone"][0]))
     else:
         assert around is None, around
     await application(scope, receive, send)

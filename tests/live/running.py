@@ -7,7 +7,7 @@ import os
 import uuid
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from client import TIMEOUT, Gate, Open, Response, fetch
@@ -36,7 +36,7 @@ class Running:
         directory: Path,
         integration: str = INTEGRATION,
         lifecycle: str = LIFECYCLES[0],
-        before: Optional[List[str]] = None,
+        before: Sequence[str] = (),
         **environment: str,
     ) -> None:
         reason = missing(server)
@@ -44,7 +44,7 @@ class Running:
             pytest.skip(reason)
         self.server = server
         self.lifecycle = lifecycle
-        self.directory = directory
+        (directory / "file").write_bytes(FILE_CONTENT)
         self.sink = EnvelopeSink().start()
         try:
             self.process = Process(
@@ -214,7 +214,6 @@ class Live:
     def fresh(self, integration: str = INTEGRATION, **environment: str) -> Running:
         """One that has just been started."""
         directory = self._tmp_path_factory.mktemp("live")
-        (directory / "file").write_bytes(FILE_CONTENT)
         return Running(self.server, directory, integration, self.lifecycle, **environment)
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 HERE = Path(__file__).resolve().parent
 
@@ -156,13 +156,13 @@ def missing(server: Server) -> Optional[str]:
     return None
 
 
-_LISTENING = [
-    re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)"),  # gunicorn
-    re.compile(r"bound to TCP address 127\.0\.0\.1:(\d+)"),  # uWSGI
-    re.compile(r"listening on port (\d+)"),  # serve.py
-    re.compile(r"unning on http://127\.0\.0\.1:(\d+)"),  # uvicorn, hypercorn
-    re.compile(r"Listening on TCP address 127\.0\.0\.1:(\d+)"),  # daphne
-]
+_LISTENING = (
+    r"(?:Listening at: http://127\.0\.0\.1:"  # gunicorn
+    r"|bound to TCP address 127\.0\.0\.1:"  # uWSGI
+    r"|listening on port "  # serve.py
+    r"|unning on http://127\.0\.0\.1:"  # uvicorn, hypercorn
+    r"|Listening on TCP address 127\.0\.0\.1:)(\d+)"  # daphne
+)
 
 
 class Process:
@@ -176,11 +176,8 @@ class Process:
         server: Server,
         environment: Dict[str, str],
         cwd: Path,
-        before: Optional[List[str]] = None,
+        before: Sequence[str] = (),
     ) -> None:
-        if before is None:
-            before = []
-        self.server = server
         self._lines: List[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -190,11 +187,7 @@ class Process:
             # Not the checkout: the installed package is what the tests are about.
             cwd=str(cwd),
             env={
-                **{
-                    name: value
-                    for name, value in os.environ.items()
-                    if not name.startswith("SENTRY_")
-                },
+                **{name: text for name, text in os.environ.items() if "SENTRY_" not in name},
                 "PYTHONPATH": str(HERE),
                 "PYTHONUNBUFFERED": "1",
                 **server.environment,
@@ -230,25 +223,12 @@ class Process:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for_output(
-        self, patterns: "List[re.Pattern[str]]", timeout: float = 10
-    ) -> "re.Match[str]":
-        """The first match of any of these in the output; an error if there is none."""
-
-        def look() -> "Optional[re.Match[str]]":
-            return next(filter(None, (pattern.search(self.output) for pattern in patterns)), None)
-
+    def wait_for_output(self, pattern: str, timeout: float = 10) -> "re.Match[str]":
+        """The first match in the output; an error if there is none."""
         with self._changed:
-            self._changed.wait_for(lambda: look() or self._ended, timeout)
-            found = look()
-        if found is None:
-            raise AssertionError(
-                "{} in the server's output; expected {}. It is:\n{}".format(
-                    "Not" if self._ended else "Not yet",
-                    [pattern.pattern for pattern in patterns],
-                    self.output,
-                )
-            )
+            self._changed.wait_for(lambda: re.search(pattern, self.output) or self._ended, timeout)
+            found = re.search(pattern, self.output)
+        assert found, f"expected {pattern!r} in the server's output:\n{self.output}"
         return found
 
     def send_signal(self, number: int) -> None:
@@ -262,26 +242,18 @@ class Process:
 
     def stop(self, by: int = signal.SIGTERM) -> None:
         """End it as an operator would, and fail if it does not."""
-        clean = True
         if self._process.poll() is None:
             # strace does not pass the signal on, so the group gets it where there is one.
-            if self._traced:
-                os.killpg(self._process.pid, by)
-            else:
-                self._process.send_signal(by)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                clean = False
-        with contextlib.suppress(ProcessLookupError):
-            # What is left of the group: workers of a server that had to be killed.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._reader.join(10)
-        if self._process.stdout is not None:
+            send = os.killpg if self._traced else os.kill
+            send(self._process.pid, by)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end within 10 s of signal {by}:\n{self.output}") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                # What is left of the group: workers of a server that had to be killed.
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self.wait()
+            assert self._process.stdout is not None
             self._process.stdout.close()
-        if not clean:
-            raise AssertionError(
-                f"the server did not end within 10 s of {signal.Signals(by).name}. Its output:\n"
-                + self.output
-            )

@@ -1,11 +1,9 @@
 """Django beside consumers of Channels: WebSockets, and server-sent events."""
 
-import re
-
 import pytest
 from running import Live, Running
-from seen import Trace, transactions
-from test_scenarios import check_one_error, check_status
+
+from traces import Trace
 
 pytest.importorskip("channels")
 client = pytest.importorskip("websockets.sync.client")
@@ -17,35 +15,40 @@ def _asgi(live: Live) -> None:
         pytest.skip("a WSGI server")
 
 
+@pytest.fixture
+def running(live: Live) -> Running:
+    """Django beside consumers."""
+    return live.get("channels", ROUTER="channels")
+
+
 def talk(running: Running, request_id: str) -> "client.ClientConnection":
     return client.connect(
         f"ws://127.0.0.1:{running.port}/talk/", additional_headers={"X-Request-Id": request_id}
     )
 
 
-def check_talk(live: Live, trace: Trace, *received: str) -> None:
+def check_talk(trace: Trace, received: str) -> None:
     assert trace.op == "websocket.server"
     assert trace.name.endswith("/talk/")
-    for text in received:
-        assert trace.named("received " + text).parent_span_id == trace.span_id
+    assert trace.named("received " + received).parent_span_id == trace.span_id
     # These are of HTTP responses.
     assert [name for name in trace.data if "response" in name] == []
 
 
 @pytest.mark.parametrize("path", ["/stream-async/", "/plain/"])
-def test_django_beside_consumers(live: Live, request_id: str, path: str) -> None:
+def test_django_beside_consumers(running: Running, request_id: str, path: str) -> None:
     """What DjangoIntegration does is not changed by the router."""
-    live.channels.fetch(path, request_id)
-    trace = live.channels.the_transaction(request_id)
+    running.fetch(path, request_id)
+    trace = running.the_transaction(request_id)
     assert trace.name == path
     assert trace.outcome == ("completed" if path == "/stream-async/" else None)
 
 
-def test_events(live: Live, request_id: str) -> None:
+def test_events(running: Running, request_id: str) -> None:
     """The response of an AsyncHttpConsumer is a stream like any other."""
-    received = live.channels.fetch("/events/", request_id)
+    received = running.fetch("/events/", request_id)
     assert received.body == b"data: event\n\n" * 3
-    trace = live.channels.the_transaction(request_id)
+    trace = running.the_transaction(request_id)
     assert (trace.op, trace.outcome) == ("http.server", "completed")
     assert trace.data["http.response.stream.chunks"] == 3
     for number in range(3):
@@ -53,17 +56,17 @@ def test_events(live: Live, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "hang up"])
-def test_websocket(live: Live, request_id: str, how: str) -> None:
+def test_websocket(running: Running, request_id: str, how: str) -> None:
     """One transaction, until the client leaves: that is no error, however it does so."""
-    with talk(live.channels, request_id) as connection:
+    with talk(running, request_id) as connection:
         connection.send("hello")
         assert connection.recv() == "answer"
         if how == "hang up":
             connection.socket.close()
-    trace = live.channels.the_transaction(request_id)
-    check_talk(live, trace, "hello")
+    trace = running.the_transaction(request_id)
+    check_talk(trace, "hello")
     assert trace.status not in ("internal_error", "error")
-    assert live.channels.sink.errors() == []
+    assert running.sink.errors() == []
 
 
 def test_websocket_that_fails(live: Live, request_id: str) -> None:
@@ -72,11 +75,11 @@ def test_websocket_that_fails(live: Live, request_id: str) -> None:
     with live.fresh(ROUTER="channels") as running:
         with talk(running, request_id) as connection:
             connection.send(message)
-            running.process.wait_for_output([re.compile("RuntimeError: " + message)])
+            running.process.wait_for_output("RuntimeError: " + message)
         trace = running.the_transaction(request_id)
-        check_talk(live, trace, message)
-        check_status(live, trace, "internal_error", "error")
-        check_one_error(running, trace, message)
+        check_talk(trace, message)
+        running.check_outcome(trace, None, "internal_error")
+        running.check_one_error(trace, "RuntimeError", message)
 
 
 def test_server_ends_with_an_open_websocket(live: Live, request_id: str) -> None:
@@ -90,7 +93,7 @@ def test_server_ends_with_an_open_websocket(live: Live, request_id: str) -> None
             connection.send("hello")
             assert connection.recv() == "answer"
             running.process.stop()
-        (trace,) = transactions(running.sink, request_id)
-        check_talk(live, trace, "hello")
+        (trace,) = running.transactions(request_id)
+        check_talk(trace, "hello")
         assert [event for event in running.sink.errors() if "exception" in event] == []
         running.check()

@@ -1,5 +1,6 @@
 """10,000 streams open at once in one process: each is traced, and each is ended, once."""
 
+import json
 import resource
 import socket
 import threading
@@ -96,7 +97,9 @@ def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Tr
     """Hold all of them open, release them, read them to their ends; what Sentry has heard."""
     streams: "List[socket.socket]" = []
     # At its end whatever could be heard has been heard.
-    with Running(server, directory, MAX_OPEN=str(max_open), **ENVIRONMENT) as running:
+    with Running(
+        server, directory, OPTIONS=json.dumps({"max_open_responses": max_open}), **ENVIRONMENT
+    ) as running:
         try:
             heard = Heard(running.sink, STREAMS)
             open_all(running.port, path, streams)

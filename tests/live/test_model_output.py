@@ -6,13 +6,13 @@ The client library and the SDK's integration for it are the real ones; the model
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from typing import Any, Dict, Iterator, List
 
 import pytest
 from running import Running
 from sentry_sdk.consts import SPANDATA
-from servers import SERVERS, missing
+from servers import SERVERS
+from support.sdk import LIFECYCLES
 
 from sink import attributes
 
@@ -20,9 +20,6 @@ pytest.importorskip("openai")
 pytestmark = pytest.mark.skipif(
     not hasattr(SPANDATA, "GEN_AI_RESPONSE_STREAMING"), reason="an SDK with other spans"
 )
-
-# From SDK 3.0 on there is only the stream lifecycle.
-LIFECYCLES = ["static", "stream"] if find_spec("sentry_sdk.tracing") else ["stream"]
 
 WORDS = ["one ", "two ", "three"]
 
@@ -97,19 +94,15 @@ def running(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
     server = SERVERS[request.param]
-    reason = missing(server)
-    if reason:
-        pytest.skip(reason)
     command = [word.replace("app:", "model_app:") for word in server.command()]
-    running = Running(
+    with Running(
         server._replace(command=lambda: command),
         tmp_path_factory.mktemp("model"),
         lifecycle=lifecycle,
         OPENAI_BASE_URL=model.url,
         LOGS="1",
-    )
-    yield running
-    running.stop()
+    ) as running:
+        yield running
 
 
 def view(running: Running) -> str:

@@ -8,7 +8,6 @@ from typing import Iterator
 import pytest
 from client import Gate
 from running import INTEGRATION, Running
-from seen import transactions
 from servers import SERVERS
 
 PARTS = 20
@@ -24,7 +23,9 @@ pytestmark = [
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    with Running(SERVER, tmp_path, ON_TIMEOUT="continue", MAX_SPANS=str(SPANS)) as running:
+    with Running(
+        SERVER, tmp_path, OPTIONS='{"on_timeout": "continue"}', MAX_SPANS=str(SPANS)
+    ) as running:
         yield running
 
 
@@ -60,7 +61,7 @@ def test_100_000_spans(running: Running, request_id: str) -> None:
             gate.open()
         assert response.read().complete
     running.sink.wait_for(lambda sink: len(sink.transactions()) == PARTS, what="the last part")
-    found = transactions(running.sink, request_id)
+    found = running.transactions(request_id)
     assert len({trace.trace_id for trace in found}) == 1
     counted = Counter(span.name for trace in found for span in trace.spans)
     assert counted == {f"span {part}.{n}": 1 for part in range(PARTS) for n in range(SPANS)}
