@@ -280,9 +280,11 @@ async def stream_endless(request, wait):
 async def stream_log_context(request, wait):
     """What a log line written by the view, and those written by the generator, would carry."""
     yield request.log_context
-    yield log_context()
-    await at_gate(request, wait)
-    yield log_context()
+    for step in range(2):
+        if step:
+            await at_gate(request, wait)
+        with span("in " + request_id.get()):
+            yield log_context()
 
 
 async def echo(request, wait):

@@ -13,7 +13,6 @@ from client import fetch
 from running import INTEGRATION, Running
 from servers import SERVERS, Server, _gunicorn
 
-from sink import EnvelopeSink, Item
 from traces import Trace, traces
 
 STREAMS = 10_000
@@ -48,29 +47,6 @@ def _descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Heard:
-    """Counts the transactions that arrive: to parse all of them at each arrival takes too long."""
-
-    def __init__(self, sink: EnvelopeSink, awaited: int) -> None:
-        self._lock = threading.Lock()
-        self._awaited = awaited
-        self._count = 0
-        self._all = threading.Event()
-        self._sink = sink
-        sink.on_item = self._take
-
-    def _take(self, item: Item) -> None:
-        with self._lock:
-            self._count += item.type == "transaction"
-            if self._count >= self._awaited:
-                self._all.set()
-
-    def wait(self) -> None:
-        found = self._all.wait(PATIENCE)
-        reports = self._sink.client_reports()
-        assert found, f"{self._count} of {self._awaited} transactions; {reports}"
-
-
 def read_until(sock: socket.socket, end: bytes) -> bytes:
     received = b""
     while end not in received:
@@ -101,7 +77,9 @@ def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Tr
         server, directory, OPTIONS=json.dumps({"max_open_responses": max_open}), **ENVIRONMENT
     ) as running:
         try:
-            heard = Heard(running.sink, STREAMS)
+            # To parse all that has arrived at each arrival would take too long.
+            arrived = threading.Semaphore(0)
+            running.sink.on_item = lambda item: item.type == "transaction" and arrived.release()
             open_all(running.port, path, streams)
             # Not all at once: under gevent nothing else would run meanwhile, and a connection to
             # Sentry that is being used could time out.
@@ -109,7 +87,8 @@ def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Tr
                 assert fetch(running.port, f"/-/release?{start}").status == 204
                 for stream in streams[start : start + BATCH]:
                     assert b"last\n" in read_until(stream, b"0\r\n\r\n")
-            heard.wait()
+            for number in range(STREAMS):
+                assert arrived.acquire(timeout=PATIENCE), (number, running.sink.client_reports())
         finally:
             for stream in streams:
                 stream.close()

@@ -1,10 +1,10 @@
 """What must hold on every server, in both lifecycles; see conftest.py."""
 
+import contextlib
 import json
 import time
 import uuid
-from collections import Counter
-from typing import Dict, List
+from typing import Callable, Dict, List
 
 import pytest
 from client import Response
@@ -42,9 +42,9 @@ def goes_through(live: Live, path: str) -> bool:
     return (live.server.interface == "asgi") == (path in ("/stream-async/", "/stream-async-view/"))
 
 
-def check_chunk_spans(trace: Trace, count: int = 3) -> None:
+def check_chunk_spans(trace: Trace) -> None:
     spans = [span for span in trace.spans if span.name.startswith("chunk")]
-    assert [span.name for span in spans] == [f"chunk {index}" for index in range(count)]
+    assert [span.name for span in spans] == ["chunk 0", "chunk 1", "chunk 2"]
     for span in spans:
         assert span.parent_span_id == trace.span_id
         assert trace.start <= span.start <= span.end <= trace.end
@@ -94,24 +94,6 @@ def test_streams_one_after_the_other(live: Live, path: str) -> None:
     assert len({trace.trace_id for trace in traces}) == 3
     for trace in traces:
         check_chunk_spans(trace)
-
-
-@every_stream
-def test_streams_at_the_same_time(live: Live, path: str) -> None:
-    """Two open streams in one process keep their spans apart."""
-    need_concurrency(live, path)
-    first, second = uuid.uuid4().hex, uuid.uuid4().hex
-    with live.main.held(path + "?n=2", first) as (first_response, first_gate), live.main.held(
-        path, second
-    ) as (second_response, second_gate):
-        first_gate.open()
-        first_response.read()
-        second_gate.open()
-        second_response.read()
-    for request_id, count in (first, 2), (second, 3):
-        trace = live.main.the_transaction(request_id)
-        check_chunk_spans(trace, count)
-        assert trace.outcome == "completed"
 
 
 @pytest.mark.parametrize("path", ["/plain/", "/plain-async/"])
@@ -311,20 +293,24 @@ def test_log_context(live: Live, request_id: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", LOG_CONTEXTS)
-def test_log_contexts_at_the_same_time(live: Live, path: str) -> None:
-    """Two generators, with steps in turn, keep their bindings apart; under ASGI in one thread."""
+def test_streams_at_the_same_time(live: Live, path: str) -> None:
+    """Two generators, with steps in turn, keep spans and bindings apart; ASGI: in one thread."""
     need_concurrency(live, path)
-    with live.main.held(path, uuid.uuid4().hex, headers={"X-Log-Context": "first"}) as (
-        first_response,
-        first_gate,
-    ), live.main.held(path, uuid.uuid4().hex, headers={"X-Log-Context": "second"}) as (
-        second_response,
-        second_gate,
-    ):
-        first_gate.open()
-        assert lines_of(first_response.read()) == log_context("first")
-        second_gate.open()
-        assert lines_of(second_response.read()) == log_context("second")
+    first, second = uuid.uuid4().hex, uuid.uuid4().hex
+    with contextlib.ExitStack() as stack:
+        held = {
+            name: stack.enter_context(
+                live.main.held(path, name, headers={"X-Log-Context": "of " + name})
+            )
+            for name in (first, second)
+        }
+        for name, (response, gate) in held.items():
+            gate.open()
+            assert lines_of(response.read()) == log_context("of " + name)
+    for name in first, second:
+        trace = live.main.the_transaction(name)
+        assert [span for span in trace.names() if span.startswith("in ")] == ["in of " + name] * 2
+        assert trace.outcome == "completed"
 
 
 @pytest.mark.parametrize("path", ["/echo/", "/echo-async/"])
@@ -361,50 +347,26 @@ def test_query_in_a_generator(live: Live, request_id: str, path: str) -> None:
     assert connections == (1 if opened else None)
 
 
-def session_counts(running: Running) -> "Counter[str]":
-    """How requests' sessions ended, as far as they have: exited, errored, crashed."""
+def session_of(running: Running, fetch: Callable[[str, str], object], path: str) -> Dict[str, int]:
+    """How the session of a request has ended: exited, errored, crashed."""
     running.flush()
-    counts: "Counter[str]" = Counter()
-    for session in running.sink.sessions():
-        for aggregate in session["aggregates"]:
-            counts.update({key: n for key, n in aggregate.items() if key != "started"})
-    return counts
-
-
-def wait_for_session(running: Running) -> "Counter[str]":
+    running.sink.clear()
+    fetch(path, uuid.uuid4().hex)
     # They are sent when asked for, and a request's ends after its transaction.
     for _ in range(100):
-        counts = session_counts(running)
-        if counts:
-            return counts
+        running.flush()
+        for session in running.sink.sessions():
+            (counts,) = session["aggregates"]
+            return {key: number for key, number in counts.items() if key != "started"}
     raise AssertionError("no session:\n" + running.sink.describe())
 
 
-def forget_sessions(running: Running) -> None:
-    running.flush()
-    running.sink.clear()
-
-
-def test_session(live: Live, request_id: str) -> None:
-    """The release-health session of a request lasts as long as its transaction."""
-    forget_sessions(live.main)
-    with live.main.held("/stream/", request_id) as (response, gate):
-        if live.server.concurrent:
-            assert session_counts(live.main) == {}
-        gate.open()
-        response.read()
-    assert wait_for_session(live.main) == {"exited": 1}
-
-
-def test_session_of_a_stream_that_fails(live: Live) -> None:
-    """It counts as the session of a view that fails."""
-    counts = []
-    for path, fetch in ("/error/", live.main.fetch), ("/stream-fails/", live.main.fetch_failing):
-        forget_sessions(live.main)
-        fetch(path, uuid.uuid4().hex)
-        counts.append(wait_for_session(live.main))
-    assert counts[0] == counts[1]
-    assert counts[0] != {"exited": 1}
+def test_session(live: Live) -> None:
+    """A stream has a release-health session; one that fails counts as a view that fails."""
+    assert session_of(live.main, live.main.fetch, "/stream/") == {"exited": 1}
+    failed = session_of(live.main, live.main.fetch, "/error/")
+    assert failed != {"exited": 1}
+    assert session_of(live.main, live.main.fetch_failing, "/stream-fails/") == failed
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,18 +51,16 @@ def test_20_000_requests_are_received_once_each(tmp_path: Path) -> None:
                 process.communicate()
 
 
-class Made:
-    """An item as the sink hands it on."""
-
-    def __init__(self, type_: str, number: int, name: str, **contexts: Any) -> None:
-        self.type = type_
-        trace = {"trace_id": f"{number:032}", "status": "internal_error"}
-        self.json = {
-            "request": {"url": f"http://127.0.0.1/{name}/{number}"},
-            "contexts": {"trace": {**trace, **contexts}},
-            "exception": {"values": [{"type": "Soaked", "value": str(number)}]},
-            "spans": [],
-        }
+def item(type_: str, number: int, name: str, trace_id: str = "") -> SimpleNamespace:
+    """As the sink hands it on."""
+    trace = {"trace_id": trace_id or f"{number:032}", "status": "internal_error"}
+    event = {
+        "request": {"url": f"http://127.0.0.1/{name}/{number}"},
+        "contexts": {"trace": trace},
+        "exception": {"values": [{"type": "Soaked", "value": str(number)}]},
+        "spans": [],
+    }
+    return SimpleNamespace(type=type_, json=event)
 
 
 def test_soak_notices_what_is_lost_double_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +72,12 @@ def test_soak_notices_what_is_lost_double_and_wrong(monkeypatch: pytest.MonkeyPa
     ledger = load.Ledger(100)
     before = (ledger.lost(), ledger.double())
     for type_, number in (("event", first), ("transaction", first), ("event", first)):
-        ledger.take(Made(type_, number, "error"))
+        ledger.take(item(type_, number, "error"))
     assert (ledger.lost(), ledger.double(), ledger.problems) == (before[0] - 2, 1, [])
-    ledger.take(Made("event", second, "error", trace_id="another"))
-    ledger.take(Made("transaction", second, "error"))
+    ledger.take(item("event", second, "error", trace_id="another"))
+    ledger.take(item("transaction", second, "error"))
     assert ledger.problems == [f"request {second}: its error is in another trace"]
-    ledger.take(Made("transaction", kinds.index("plain"), "plain"))
+    ledger.take(item("transaction", kinds.index("plain"), "plain"))
     assert "expected ('plain', 'ok', '', 0)" in ledger.problems[-1]
 
 
