@@ -546,8 +546,6 @@ def serve_test(path, query, waits):
 def application(environ, start_response):
     """Django, and what the `X-Around` header asks for around it:
 
-    stock         sentry_sdk's own SentryWsgiMiddleware
-    ours          vendored_integration's SentryWsgiMiddleware
     drop          a middleware that forgets the response, unread and unclosed
     drop-started  the same, after it has read one chunk
     """
@@ -557,15 +555,9 @@ def application(environ, start_response):
         start_response("204 No Content", [])
         return []
     around = environ.get("HTTP_X_AROUND")
-    if around == "stock":
-        from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
-    elif around == "ours":
-        from vendored_integration.wsgi import SentryWsgiMiddleware
-    elif around:
+    if around:
         return _drop(environ, start_response, started=around == "drop-started")
-    else:
-        return django_application(environ, start_response)
-    return SentryWsgiMiddleware(django_application)(environ, start_response)
+    return django_application(environ, start_response)
 
 
 def _drop(environ, start_response, started):
@@ -582,8 +574,6 @@ def _drop(environ, start_response, started):
 async def asgi_application(scope, receive, send):
     """Django, and what the `X-Around` header asks for around it:
 
-    stock         sentry_sdk's own SentryAsgiMiddleware
-    ours          vendored_integration's SentryMiddleware
     stuck         a server whose send() of the second chunk never returns; it tells the gate
     disconnect    a server that tells the gate when the application knows that the client has gone
     """
@@ -598,22 +588,11 @@ async def asgi_application(scope, receive, send):
         await send({"type": "http.response.body"})
         return
     around = dict(scope["headers"]).get(b"x-around")
-    application = django_asgi_application
-    if around == b"stock":
-        from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-
-        application = SentryAsgiMiddleware(application)
-    elif around == b"ours":
-        from vendored_integration.asgi import SentryMiddleware
-
-        application = SentryMiddleware(application)
-    elif around == b"stuck":
+    if around == b"stuck":
         send = _stuck(send, int(parse_qs(query)["stuck"][0]))
     elif around == b"disconnect":
         receive = _disconnect(receive, int(parse_qs(query)["gone"][0]))
-    else:
-        assert around is None, around
-    await application(scope, receive, send)
+    await django_asgi_application(scope, receive, send)
 
 
 def _stuck(send, gate):

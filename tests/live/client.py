@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import socket
 import struct
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Tuple
 
 TIMEOUT = 20  # seconds
 
@@ -16,7 +16,7 @@ class Response(NamedTuple):
     complete: bool  # False: the connection ended before the body did, as far as HTTP can tell
 
     @property
-    def comparable(self) -> object:
+    def comparable(self):
         """What an application decides on; the server's name and the clock left out."""
         headers = sorted((name.lower(), value) for name, value in self.headers)
         kept = [header for header in headers if header[0] not in ("date", "server")]
@@ -29,31 +29,24 @@ class Open(contextlib.ExitStack):
     a server may send the headers only when the whole body has been produced.
     """
 
-    def __init__(
-        self,
-        port: int,
-        path: str,
-        headers: Optional[Dict[str, str]] = None,
-        method: str = "GET",
-        body: bytes = b"",
-    ) -> None:
+    def __init__(self, port, path, headers=None, method="GET", body=b""):
         super().__init__()
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         self.callback(self._connection.close)
-        self._response: Optional[http.client.HTTPResponse] = None
+        self._response = None
         more = {"Content-Type": "application/json"} if body else {}
         headers = {"Connection": "close", **more, **(headers or {})}
         self._connection.request(method, path, body or None, headers)
         # The connection's own is closed with the response.
         self._socket = self.enter_context(self._connection.sock.dup())
 
-    def read_headers(self) -> http.client.HTTPResponse:
+    def read_headers(self):
         if self._response is None:
             self._response = self._connection.getresponse()
             self.callback(self._response.close)
         return self._response
 
-    def read(self) -> Response:
+    def read(self):
         """All of it."""
         response = self.read_headers()
         pieces, complete = [], True
@@ -72,22 +65,20 @@ class Open(contextlib.ExitStack):
             complete = False
         return Response(response.status, response.getheaders(), b"".join(pieces), complete)
 
-    def wait_until_closed(self) -> None:
+    def wait_until_closed(self):
         """The server has done with this request all that it does, but for its own clean-up."""
         with contextlib.suppress(ConnectionError):
             while self._socket.recv(65536):
                 pass
 
-    def hang_up(self) -> None:
+    def hang_up(self):
         """Reset the connection: the server's next write fails."""
         # With a linger time of 0, closing sends RST at once.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 
-def fetch(
-    port: int, path: str, headers: Optional[Dict[str, str]] = None, method: str = "GET"
-) -> Response:
+def fetch(port, path, headers=None, method="GET"):
     with Open(port, path, headers, method) as response:
         return response.read()
 
@@ -98,21 +89,21 @@ class Gate(contextlib.ExitStack):
     Leaving the `with` block opens it, so that a failed test leaves no server waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self._listener = self.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._listener.settimeout(TIMEOUT)
-        self._peer: Optional[socket.socket] = None
+        self._peer = None
 
     @property
-    def port(self) -> int:
+    def port(self):
         return int(self._listener.getsockname()[1])
 
-    def wait_until_reached(self) -> None:
+    def wait_until_reached(self):
         peer, _ = self._listener.accept()
         self._peer = self.enter_context(peer)
 
-    def open(self) -> None:
+    def open(self):
         if self._peer is None:
             self.wait_until_reached()
         assert self._peer is not None

@@ -10,7 +10,6 @@ Nothing is looked up inside a server: what counts is what Sentry (the sink) and 
 import sys
 import uuid
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -35,9 +34,7 @@ PARAMETERS += [(name, other) for other in LIFECYCLES[1:] for name in STREAM_LIFE
 
 
 @pytest.fixture(scope="session", params=PARAMETERS, ids="-".join)
-def _live(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Live]:
+def _live(request, tmp_path_factory):
     name, lifecycle = request.param
     reason = missing(SERVERS[name])
     if reason:
@@ -48,7 +45,7 @@ def _live(
 
 
 @pytest.fixture
-def live(_live: Live) -> Iterator[Live]:
+def live(_live):
     for running in _live.running.values():
         running.sink.clear()
     yield _live
@@ -57,13 +54,13 @@ def live(_live: Live) -> Iterator[Live]:
 
 
 @pytest.fixture
-def request_id() -> str:
+def request_id():
     """Sent as `X-Request-Id`, by which a transaction is found."""
     return uuid.uuid4().hex
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
+def pytest_runtest_makereport(item, call):
     """Show what the servers wrote, and what Sentry received, below a failure."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]

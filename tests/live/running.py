@@ -5,17 +5,15 @@ import http.client
 import json
 import os
 import uuid
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
-from client import TIMEOUT, Gate, Open, Response, fetch
-from servers import Process, Server, missing
+from client import TIMEOUT, Gate, Open, fetch
+from servers import Process, missing
 from support.sdk import LIFECYCLES, assert_accepted, status_of
 
 from sink import EnvelopeSink
-from traces import Trace, traces
+from traces import traces
 
 INTEGRATION = os.environ.get("LIVE_INTEGRATION", "ours")
 STREAM_OP = "http.server.stream"
@@ -32,13 +30,13 @@ class Running:
 
     def __init__(
         self,
-        server: Server,
-        directory: Path,
-        integration: str = INTEGRATION,
-        lifecycle: str = LIFECYCLES[0],
-        before: Sequence[str] = (),
-        **environment: str,
-    ) -> None:
+        server,
+        directory,
+        integration=INTEGRATION,
+        lifecycle=LIFECYCLES[0],
+        before=(),
+        **environment,
+    ):
         reason = missing(server)
         if reason:
             pytest.skip(reason)
@@ -65,32 +63,25 @@ class Running:
             raise
         self.port = self.process.port
 
-    def stop(self) -> None:
+    def stop(self):
         try:
             self.process.stop()
         finally:
             self.sink.stop()
 
-    def __enter__(self) -> "Running":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         self.stop()
 
     # -- requests
 
-    def open(
-        self,
-        path: str,
-        request_id: str,
-        method: str = "GET",
-        headers: Optional[Dict[str, str]] = None,
-        body: bytes = b"",
-    ) -> Open:
+    def open(self, path, request_id, method="GET", headers=None, body=b""):
         return Open(self.port, path, {"X-Request-Id": request_id, **(headers or {})}, method, body)
 
     @contextlib.contextmanager
-    def held(self, path: str, request_id: str, **more: Any) -> Iterator[Tuple[Open, Gate]]:
+    def held(self, path, request_id, **more):
         """A response whose body has got to its gate."""
         query = "&" if "?" in path else "?"
         with Gate() as gate, self.open(
@@ -99,11 +90,11 @@ class Running:
             gate.wait_until_reached()
             yield response, gate
 
-    def fetch(self, path: str, request_id: str, **more: Any) -> Response:
+    def fetch(self, path, request_id, **more):
         with self.open(path, request_id, **more) as response:
             return response.read()
 
-    def fetch_failing(self, path: str, request_id: str, **more: Any) -> None:
+    def fetch_failing(self, path, request_id, **more):
         """Fetch a stream that fails after its first chunk."""
         with self.open(path, request_id, **more) as response:
             if self.server.ends_failed:
@@ -111,7 +102,7 @@ class Running:
             else:
                 self.wait_for_transaction(request_id)
 
-    def fetch_on_one_connection(self, path: str, request_ids: List[str]) -> List[bytes]:
+    def fetch_on_one_connection(self, path, request_ids):
         """The bodies of requests that are made one after the other."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         with contextlib.closing(connection):
@@ -121,7 +112,7 @@ class Running:
                 bodies.append(connection.getresponse().read())
             return bodies
 
-    def flush(self) -> None:
+    def flush(self):
         """Let the SDK send all it has.
 
         While a response is open, a server that is not concurrent cannot answer this.
@@ -130,18 +121,18 @@ class Running:
 
     # -- what Sentry has seen
 
-    def transactions(self, request_id: str) -> List[Trace]:
+    def transactions(self, request_id):
         """Those of the request with this `X-Request-Id`, in either lifecycle."""
         return [t for t in traces(self.sink) if t.headers.get("x-request-id") == request_id]
 
-    def wait_for_transaction(self, request_id: str) -> Trace:
+    def wait_for_transaction(self, request_id):
         """The request's transaction as soon as it is there. Nothing is asked of the server."""
         return self.sink.wait_for(
             lambda sink: self.transactions(request_id),
             what="the transaction of request " + request_id,
         )[0]
 
-    def the_transaction(self, request_id: str) -> Trace:
+    def the_transaction(self, request_id):
         """The one transaction of a request that is over; there must not be a second one."""
         if not self.server.threads:
             # The SDK's threads run only while a request does. The first of these requests is also
@@ -158,11 +149,11 @@ class Running:
         )
         return found[0]
 
-    def check_outcome(self, trace: Trace, outcome: Optional[str], status: str) -> None:
+    def check_outcome(self, trace, outcome, status):
         """Its status is the static lifecycle's; the stream lifecycle knows only two."""
         assert (trace.outcome, trace.status) == (outcome, status_of(self.lifecycle, status))
 
-    def check_one_error(self, trace: Trace, kind: str, message: str) -> Dict[str, Any]:
+    def check_one_error(self, trace, kind, message):
         """One event, with the exception, in the trace; none from the server's log."""
         (event,) = self.sink.errors()
         value = event["exception"]["values"][-1]
@@ -173,7 +164,7 @@ class Running:
         assert event["transaction"] == trace.name
         return event
 
-    def check(self) -> None:
+    def check(self):
         """All that has arrived is well-formed, and Relay has nothing to say against it."""
         assert not self.sink.rejected
         for event in self.sink.transactions() + self.sink.errors():
@@ -192,15 +183,13 @@ class Live:
         }
     )
 
-    def __init__(
-        self, server: Server, lifecycle: str, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
+    def __init__(self, server, lifecycle, tmp_path_factory):
         self.server = server
         self.lifecycle = lifecycle
         self._tmp_path_factory = tmp_path_factory
-        self.running: Dict[str, Running] = {}
+        self.running = {}
 
-    def get(self, name: str, integration: str = INTEGRATION, **environment: str) -> Running:
+    def get(self, name, integration=INTEGRATION, **environment):
         """The one that has this name."""
         if name not in self.running:
             options = json.dumps(self.OPTIONS.get(name, {}))
@@ -208,15 +197,15 @@ class Live:
         return self.running[name]
 
     @property
-    def main(self) -> Running:
+    def main(self):
         return self.get("main")
 
-    def fresh(self, integration: str = INTEGRATION, **environment: str) -> Running:
+    def fresh(self, integration=INTEGRATION, **environment):
         """One that has just been started."""
         directory = self._tmp_path_factory.mktemp("live")
         return Running(self.server, directory, integration, self.lifecycle, **environment)
 
-    def stop(self) -> None:
+    def stop(self):
         with contextlib.ExitStack() as stack:
             for running in self.running.values():
                 stack.callback(running.stop)

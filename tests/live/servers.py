@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, List, Mapping, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 
@@ -43,7 +43,7 @@ class Server(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
 
 
-def _gunicorn(*arguments: str) -> Callable[[], List[str]]:
+def _gunicorn(*arguments):
     return lambda: [
         *(sys.executable, "-m", "gunicorn", "app:application", "--bind", "127.0.0.1:0"),
         *("--workers", "1", "--graceful-timeout", "5", "--timeout", "60"),
@@ -53,13 +53,13 @@ def _gunicorn(*arguments: str) -> Callable[[], List[str]]:
     ]
 
 
-def _gunicorn_has_control_socket() -> bool:
+def _gunicorn_has_control_socket():
     from gunicorn.config import KNOWN_SETTINGS
 
     return any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
 
 
-def _uwsgi(*arguments: str) -> Callable[[], List[str]]:
+def _uwsgi(*arguments):
     return lambda: [
         _find("uwsgi") or "uwsgi",
         *("--http-socket", "127.0.0.1:0", "--module", "app:application", "--need-app"),
@@ -70,28 +70,28 @@ def _uwsgi(*arguments: str) -> Callable[[], List[str]]:
     ]
 
 
-def _runner(name: str) -> Callable[[], List[str]]:
+def _runner(name):
     return lambda: [sys.executable, str(HERE / "serve.py"), name]
 
 
-def _module(name: str, *arguments: str) -> Callable[[], List[str]]:
+def _module(name, *arguments):
     return lambda: [sys.executable, "-m", name, *arguments]
 
 
-def _uvicorn(http: str) -> Callable[[], List[str]]:
+def _uvicorn(http):
     return _module(
         *("uvicorn", "app:asgi_application", "--host", "127.0.0.1", "--port", "0"),
         *("--http", http, "--loop", "asyncio", "--timeout-graceful-shutdown", "1"),
     )
 
 
-def _find(program: str) -> Optional[str]:
+def _find(program):
     """Next to the interpreter first: the environment need not be activated."""
     beside = Path(sys.executable).parent / program
     return str(beside) if beside.exists() else shutil.which(program)
 
 
-SERVERS: Dict[str, Server] = {
+SERVERS = {
     "gunicorn-sync": Server("gunicorn", _gunicorn(), concurrent=False),
     "gunicorn-gthread": Server("gunicorn", _gunicorn("--threads", "4"), concurrent=True),
     "gunicorn-gevent": Server(
@@ -105,9 +105,7 @@ SERVERS: Dict[str, Server] = {
         "gunicorn", _gunicorn("--threads", "4", "--preload"), concurrent=True
     ),
     "uwsgi-threads": Server(
-        "uwsgi",
-        _uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"),
-        concurrent=False,
+        "uwsgi", _uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"), concurrent=False
     ),
     "uwsgi-no-threads": Server("uwsgi", _uwsgi(), concurrent=False, threads=False),
     "waitress": Server("waitress", _runner("waitress"), concurrent=True),
@@ -146,7 +144,7 @@ UWSGI_OFFLOAD = Server(
 )
 
 
-def missing(server: Server) -> Optional[str]:
+def missing(server):
     """Why this server cannot run here, or nothing."""
     if server.needs == "uwsgi":
         return None if _find("uwsgi") else "no uwsgi here"
@@ -171,14 +169,8 @@ class Process:
     `before` is put before its command line: strace and its arguments.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        environment: Dict[str, str],
-        cwd: Path,
-        before: Sequence[str] = (),
-    ) -> None:
-        self._lines: List[str] = []
+    def __init__(self, server, environment, cwd, before=()):
+        self._lines = []
         self._changed = threading.Condition()
         self._ended = False
         self._traced = bool(before)
@@ -208,7 +200,7 @@ class Process:
             self.stop()
             raise
 
-    def _read(self) -> None:
+    def _read(self):
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._changed:
@@ -219,11 +211,11 @@ class Process:
             self._changed.notify_all()
 
     @property
-    def output(self) -> str:
+    def output(self):
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for_output(self, pattern: str, timeout: float = 10) -> "re.Match[str]":
+    def wait_for_output(self, pattern, timeout=10):
         """The first match in the output; an error if there is none."""
         with self._changed:
             self._changed.wait_for(lambda: re.search(pattern, self.output) or self._ended, timeout)
@@ -231,16 +223,16 @@ class Process:
         assert found, f"expected {pattern!r} in the server's output:\n{self.output}"
         return found
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, number):
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout=20):
         """Wait for its end, and for the end of its output; return its exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         return status
 
-    def stop(self, by: int = signal.SIGTERM) -> None:
+    def stop(self, by=signal.SIGTERM):
         """End it as an operator would, and fail if it does not."""
         if self._process.poll() is None:
             # strace does not pass the signal on, so the group gets it where there is one.

@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
-from servers import SERVERS, Server
+from servers import SERVERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "servers.md"
 
 
-def table() -> str:
+def table():
     """Markdown, a row for each server."""
     beside = ", ".join(f"{name} {_version(name)}" for name in ("sentry-sdk", "Django"))
     lines = [
@@ -31,7 +31,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, server: Server) -> str:
+def _row(name, server):
     needs = server.needs.split()
     if name.startswith("gunicorn") and "gunicorn" not in needs:
         needs.insert(0, "gunicorn")
@@ -46,7 +46,7 @@ def _row(name: str, server: Server) -> str:
     )
 
 
-def _version(name: str) -> str:
+def _version(name):
     if name == "wsgiref":
         return "of Python"
     try:
@@ -55,13 +55,13 @@ def _version(name: str) -> str:
         return "(not installed)"
 
 
-def _without_versions(text: str) -> str:
+def _without_versions(text):
     """What has to be the same everywhere: the second column and the first line left out."""
     rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
     return "\n".join("|".join(row[:2] + row[3:]) for row in rows)
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

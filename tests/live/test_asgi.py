@@ -3,15 +3,13 @@
 import contextlib
 import signal
 import uuid
-from typing import Optional
 
 import pytest
 from client import Gate
-from running import Live
 
 
 @pytest.fixture(autouse=True)
-def _asgi(live: Live) -> None:
+def _asgi(live):
     if live.server.interface != "asgi":
         pytest.skip("a WSGI server")
 
@@ -26,7 +24,7 @@ def _asgi(live: Live) -> None:
         ("stuck", "GeneratorExit"),
     ],
 )
-def test_client_hangs_up(live: Live, request_id: str, around: Optional[str], error: str) -> None:
+def test_client_hangs_up(live, request_id, around, error):
     """The generator cleans up before the transaction ends, and that is no error."""
     with Gate() as stuck, live.main.held(
         f"/stream-endless-async/?stuck={stuck.port}",
@@ -61,9 +59,7 @@ def test_client_hangs_up(live: Live, request_id: str, around: Optional[str], err
         ("HEAD", "/stream-endless-async/", b"", "completed"),
     ],
 )
-def test_client_leaves(
-    live: Live, request_id: str, method: str, path: str, read: Optional[bytes], outcome: str
-) -> None:
+def test_client_leaves(live, request_id, method, path, read, outcome):
     """Whether that is a hang-up depends on what it has got, and was to get."""
     with Gate() as gone, Gate() as gate, live.main.open(
         f"{path}?gate={gate.port}&gone={gone.port}",
@@ -83,7 +79,7 @@ def test_client_leaves(
     assert live.main.sink.errors() == []
 
 
-def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> None:
+def test_client_hangs_up_before_the_response(live, request_id):
     """The view gets asyncio's CancelledError, and can clean up; it is no error."""
     with live.main.held("/wait/", request_id) as (response, _):
         response.hang_up()
@@ -94,7 +90,7 @@ def test_client_hangs_up_before_the_response(live: Live, request_id: str) -> Non
 
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
-def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
+def test_server_ends_with_open_streams(live, signal_name):
     """Each is sent, once, which is no error; and the server ends.
 
     uvicorn ends by the signal itself, when nothing of atexit is run.
@@ -121,7 +117,7 @@ def test_server_ends_with_open_streams(live: Live, signal_name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/stream-fails/", "/stream-fails-async/"])
-def test_error_that_the_server_logs(live: Live, request_id: str, path: str) -> None:
+def test_error_that_the_server_logs(live, request_id, path):
     """It logs the error, some time later and in another context: there is still one event.
 
     The error gets to the server as the application has raised it, with its cause. The SDK's

@@ -1,33 +1,30 @@
 """Django beside consumers of Channels: WebSockets, and server-sent events."""
 
 import pytest
-from running import Live, Running
-
-from traces import Trace
 
 pytest.importorskip("channels")
 client = pytest.importorskip("websockets.sync.client")
 
 
 @pytest.fixture(autouse=True)
-def _asgi(live: Live) -> None:
+def _asgi(live):
     if live.server.interface != "asgi":
         pytest.skip("a WSGI server")
 
 
 @pytest.fixture
-def running(live: Live) -> Running:
+def running(live):
     """Django beside consumers."""
     return live.get("channels", ROUTER="channels")
 
 
-def talk(running: Running, request_id: str) -> "client.ClientConnection":
+def talk(running, request_id):
     return client.connect(
         f"ws://127.0.0.1:{running.port}/talk/", additional_headers={"X-Request-Id": request_id}
     )
 
 
-def check_talk(trace: Trace, received: str) -> None:
+def check_talk(trace, received):
     assert trace.op == "websocket.server"
     assert trace.name.endswith("/talk/")
     assert trace.named("received " + received).parent_span_id == trace.span_id
@@ -36,7 +33,7 @@ def check_talk(trace: Trace, received: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/stream-async/", "/plain/"])
-def test_django_beside_consumers(running: Running, request_id: str, path: str) -> None:
+def test_django_beside_consumers(running, request_id, path):
     """What DjangoIntegration does is not changed by the router."""
     running.fetch(path, request_id)
     trace = running.the_transaction(request_id)
@@ -44,7 +41,7 @@ def test_django_beside_consumers(running: Running, request_id: str, path: str) -
     assert trace.outcome == ("completed" if path == "/stream-async/" else None)
 
 
-def test_events(running: Running, request_id: str) -> None:
+def test_events(running, request_id):
     """The response of an AsyncHttpConsumer is a stream like any other."""
     received = running.fetch("/events/", request_id)
     assert received.body == b"data: event\n\n" * 3
@@ -56,7 +53,7 @@ def test_events(running: Running, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "hang up"])
-def test_websocket(running: Running, request_id: str, how: str) -> None:
+def test_websocket(running, request_id, how):
     """One transaction, until the client leaves: that is no error, however it does so."""
     with talk(running, request_id) as connection:
         connection.send("hello")
@@ -69,7 +66,7 @@ def test_websocket(running: Running, request_id: str, how: str) -> None:
     assert running.sink.errors() == []
 
 
-def test_websocket_that_fails(live: Live, request_id: str) -> None:
+def test_websocket_that_fails(live, request_id):
     """An error of a consumer is one event, in the transaction; also when the server logs it."""
     message = "fail in " + request_id
     with live.fresh(ROUTER="channels") as running:
@@ -82,7 +79,7 @@ def test_websocket_that_fails(live: Live, request_id: str) -> None:
         running.check_one_error(trace, "RuntimeError", message)
 
 
-def test_server_ends_with_an_open_websocket(live: Live, request_id: str) -> None:
+def test_server_ends_with_an_open_websocket(live, request_id):
     """Its transaction is sent, once, and that is no error."""
     if live.server.needs.startswith("daphne"):
         pytest.skip("it does not wait for the consumers that it has cancelled")

@@ -11,17 +11,15 @@ import signal
 import threading
 import time
 import uuid
-from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional
 
 import pytest
 from client import Gate, Response, fetch
 from running import INTEGRATION, Running
-from servers import SERVERS, Server
+from servers import SERVERS
 from support.sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES
 
-from sink import Envelope, EnvelopeSink, Reply
-from traces import Trace
+from sink import EnvelopeSink, Reply
 
 pytestmark = pytest.mark.skipif(INTEGRATION != "ours", reason="about what stock does not do")
 
@@ -33,7 +31,7 @@ needs_transactions = pytest.mark.skipif(
 GTHREAD, GEVENT = "gunicorn-gthread", "gunicorn-gevent"
 
 
-def faulty(name: str, *arguments: str) -> Server:
+def faulty(name, *arguments):
     """A server that runs faulty.py."""
     command = SERVERS[name].command
     return SERVERS[name]._replace(
@@ -41,23 +39,18 @@ def faulty(name: str, *arguments: str) -> Server:
     )
 
 
-def run(
-    directory: Path, server: Server, integration: str = "ours", shutdown_timeout: str = "10"
-) -> Running:
-    """A server of its own. The default is enough for what is captured at the end of a process."""
-    return Running(server, directory, integration, SHUTDOWN_TIMEOUT=shutdown_timeout)
-
-
-Start = Callable[..., Running]
+def run(directory, server, integration="ours"):
+    """A server of its own, with time enough for what is captured at the end of a process."""
+    return Running(server, directory, integration, SHUTDOWN_TIMEOUT="10")
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(tmp_path_factory):
     """Start a server, once for each name and integration."""
-    started: Dict[object, Running] = {}
+    started = {}
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, integration: str = "ours") -> Running:
+        def start(name, integration="ours"):
             key = (name, integration)
             if key not in started:
                 running = run(tmp_path_factory.mktemp("faults"), faulty(name), integration)
@@ -68,7 +61,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         yield start
 
 
-def complaints(output: str) -> List[str]:
+def complaints(output):
     """What a log says above INFO, without times, process ids and the frames of tracebacks."""
     found = []
     for line in output.splitlines():
@@ -86,17 +79,15 @@ class Seen(NamedTuple):
     log: List[str]
 
     @property
-    def comparable(self) -> object:
+    def comparable(self):
         return self.log, self.answer and self.answer.comparable
 
     @property
-    def complete(self) -> bool:
+    def complete(self):
         return self.answer is not None and self.answer.complete
 
 
-def ask(
-    running: Running, path: str, request_id: str = "", fault: str = "", closes: bool = True
-) -> Seen:
+def ask(running, path, request_id="", fault="", closes=True):
     """Make a request, wait until all of it is in the log, and return what is seen of it."""
     before = len(running.process.output)
     answer = None
@@ -112,9 +103,7 @@ def ask(
     return Seen(answer, complaints(running.process.output[before:]))
 
 
-def ask_both(
-    start: Start, server: str, path: str, request_id: str, fault: str = ""
-) -> Tuple[Running, Seen]:
+def ask_both(start, server, path, request_id, fault=""):
     """Make a request, and see that client and log see what they see without Sentry."""
     running = start(server)
     seen = ask(running, path, request_id, fault)
@@ -126,7 +115,7 @@ def ask_both(
     return running, seen
 
 
-def fetch_of_new_worker(running: Running, path: str) -> None:
+def fetch_of_new_worker(running, path):
     """Fetch, also if a worker has just ended and the next one is not there yet."""
     deadline = time.monotonic() + 20
     while True:
@@ -138,7 +127,7 @@ def fetch_of_new_worker(running: Running, path: str) -> None:
             assert time.monotonic() < deadline, running.process.output
 
 
-def check_event(running: Running, trace: Trace, kind: str) -> None:
+def check_event(running, trace, kind):
     """One event of the error, in the trace."""
     found = [
         event
@@ -149,7 +138,7 @@ def check_event(running: Running, trace: Trace, kind: str) -> None:
     assert len(found) == 1, running.sink.describe()
 
 
-def check_next_stream(running: Running) -> None:
+def check_next_stream(running):
     request_id = uuid.uuid4().hex
     assert ask(running, "/stream/", request_id).complete
     running.check_outcome(running.the_transaction(request_id), "completed", "ok")
@@ -185,7 +174,7 @@ def check_next_stream(running: Running) -> None:
         ("transport raises", False),
     ],
 )
-def test_what_sentry_calls_raises(start: Start, request_id: str, name: str, arrives: bool) -> None:
+def test_what_sentry_calls_raises(start, request_id, name, arrives):
     """The response is as without Sentry; at most its own transaction is lost."""
     running, seen = ask_both(start, GTHREAD, "/stream/", request_id, name)
     assert seen.complete
@@ -204,7 +193,7 @@ def test_what_sentry_calls_raises(start: Start, request_id: str, name: str, arri
     sink="the other transactions; this one when the hook comes back",
 )
 @needs_transactions
-def test_hook_hangs(start: Start, request_id: str) -> None:
+def test_hook_hangs(start, request_id):
     """It takes the server's thread, as with stock, but after the client has all of it."""
     running = start(GTHREAD)
     with Gate() as gate:
@@ -241,12 +230,12 @@ def test_hook_hangs(start: Start, request_id: str) -> None:
     sink="nothing until the limit ends, then all",
 )
 @pytest.mark.parametrize("name", ["down", "slow", "429", "500", "cut"])
-def test_ingest(start: Start, name: str) -> None:
+def test_ingest(start, name):
     """Streams go on as without Sentry, and transactions arrive as soon as the ingest is back."""
     running = start(GTHREAD)
     back = threading.Event()
 
-    def respond(envelope: Envelope) -> Optional[Reply]:
+    def respond(envelope):
         if name == "slow":
             back.wait(60)
         elif not back.is_set():
@@ -254,7 +243,7 @@ def test_ingest(start: Start, name: str) -> None:
             return replies[name]
         return None
 
-    refused: List[Envelope] = []
+    refused = []
     replies = {
         "429": Reply(429, {"X-Sentry-Rate-Limits": "1::organization"}),
         "500": Reply(500),
@@ -278,7 +267,7 @@ def test_ingest(start: Start, name: str) -> None:
     expected = ask(start(GTHREAD, "none"), "/stream/")
     assert expected.complete
     assert [one.comparable for one in seen] == [expected.comparable] * 5
-    found: List[Trace] = []
+    found = []
     deadline = time.monotonic() + 20
     while not found and time.monotonic() < deadline:
         after = uuid.uuid4().hex
@@ -344,9 +333,7 @@ def test_ingest(start: Start, name: str) -> None:
         (GTHREAD, "/stream-close-raises/", "LookupError", b"all\n"),
     ],
 )
-def test_application_raises(
-    start: Start, request_id: str, server: str, path: str, kind: str, body: Optional[bytes]
-) -> None:
+def test_application_raises(start, request_id, server, path, kind, body):
     """Whatever it raises reaches the server, and ends what it ends without us."""
     running, seen = ask_both(start, server, f"{path}?kind={kind}", request_id)
     assert seen.complete == (body == b"all\n")
@@ -364,7 +351,7 @@ def test_application_raises(
     log="the server's error, as without",
     sink="`abandoned`, and the event of the server's log",
 )
-def test_async_body_raises_generator_exit(start: Start, request_id: str) -> None:
+def test_async_body_raises_generator_exit(start, request_id):
     """Under ASGI it cannot be told from a task that is dropped."""
     path = "/stream-raises-async/?kind=GeneratorExit"
     running, _ = ask_both(start, "uvicorn-h11", path, request_id)
@@ -379,7 +366,7 @@ def test_async_body_raises_generator_exit(start: Start, request_id: str) -> None
     log="uvicorn ends, with its error, as without",
     sink="the transaction, and the event of the server's log",
 )
-def test_exit_in_a_view_under_asgi(tmp_path: Path, request_id: str) -> None:
+def test_exit_in_a_view_under_asgi(tmp_path, request_id):
     """It ends the event loop; what there is to tell is sent before the process ends."""
     seen = []
     for integration in "none", "ours":
@@ -400,7 +387,7 @@ def test_exit_in_a_view_under_asgi(tmp_path: Path, request_id: str) -> None:
     sink="one transaction, the parent's; what the child captures is in its trace",
 )
 @pytest.mark.parametrize("path", ["/fork/", "/stream-forks/"])
-def test_fork(start: Start, request_id: str, path: str) -> None:
+def test_fork(start, request_id, path):
     """The child does not send the parent's transaction, and ends."""
     running, seen = ask_both(start, GTHREAD, path, request_id)
     assert seen.answer is not None
@@ -430,7 +417,7 @@ def test_fork(start: Start, request_id: str, path: str) -> None:
     log="how many spans came too late",
     sink="`abandoned`, within `shutdown_timeout`, before the server is killed with its streams",
 )
-def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
+def test_sigterm(tmp_path, name, lifecycle):
     """A server waits for its streams, and is killed: they are told of before."""
     path = "/stream-async/" if SERVERS[name].interface == "asgi" else "/stream/"
     # Longer than a busy machine takes: the streams are to be told of before they are let go on.
@@ -467,7 +454,7 @@ def test_sigterm(tmp_path: Path, name: str, lifecycle: str) -> None:
     log="what the event loop says of what is left, as without",
     sink="`cancelled`",
 )
-def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
+def test_sigterm_cancels(tmp_path, request_id, name):
     """hypercorn does after its grace period, daphne at once; what is left is sent at exit."""
     if not SERVERS[name].ends_with_streams:
         pytest.skip("it does not end while a stream is open")
@@ -492,7 +479,7 @@ def test_sigterm_cancels(tmp_path: Path, request_id: str, name: str) -> None:
     log="gunicorn's line about it",
     sink="nothing of the killed worker's streams, all of the others",
 )
-def test_sigkill(tmp_path: Path, request_id: str) -> None:
+def test_sigkill(tmp_path, request_id):
     """Nothing else in the fleet suffers."""
     killed_id = uuid.uuid4().hex
     path = "/stream-many-spans/?n=1&spans=0"

@@ -4,19 +4,18 @@ import re
 import shutil
 import subprocess
 import uuid
-from pathlib import Path
 
 import pytest
 from running import FILE_CONTENT, Running
 from servers import SERVERS, UWSGI_OFFLOAD
 
 
-def strace_works() -> bool:
+def strace_works():
     strace = shutil.which("strace")
     return bool(strace) and subprocess.call([str(strace), "-o", "/dev/null", "true"]) == 0
 
 
-def test_gunicorn_calls_sendfile(tmp_path: Path, request_id: str) -> None:
+def test_gunicorn_calls_sendfile(tmp_path, request_id):
     """gunicorn sends a file by sendfile(2), for it is given its own wrapper back.
 
     It asks whether the response is an instance of its `wsgi.file_wrapper`. Stock looks
@@ -36,7 +35,7 @@ def test_gunicorn_calls_sendfile(tmp_path: Path, request_id: str) -> None:
     running.check()
 
 
-def test_uwsgi_offloads_files(tmp_path: Path) -> None:
+def test_uwsgi_offloads_files(tmp_path):
     """uWSGI hands a file to its offload thread, and may close it during a later request.
 
     It does so only if what the application returned is the very object that it made, and

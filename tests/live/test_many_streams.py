@@ -5,15 +5,13 @@ import resource
 import socket
 import threading
 from collections import Counter
-from pathlib import Path
-from typing import Dict, Iterator, List
 
 import pytest
 from client import fetch
 from running import INTEGRATION, Running
 from servers import SERVERS, Server, _gunicorn
 
-from traces import Trace, traces
+from traces import traces
 
 STREAMS = 10_000
 BATCH = 100
@@ -36,7 +34,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def _descriptors() -> Iterator[None]:
+def _descriptors():
     """So many sockets here, and as many in the server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = STREAMS + 500
@@ -47,7 +45,7 @@ def _descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def read_until(sock: socket.socket, end: bytes) -> bytes:
+def read_until(sock, end):
     received = b""
     while end not in received:
         more = sock.recv(65536)
@@ -56,7 +54,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
     return received
 
 
-def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
+def open_all(port, path, streams):
     """Open them, and read the first chunk of each. A batch is older than the next one."""
     for start in range(0, STREAMS, BATCH):
         for number in range(start, start + BATCH):
@@ -69,9 +67,9 @@ def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
             read_until(stream, b"first\n")
 
 
-def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Trace]":
+def serve(server, path, directory, max_open):
     """Hold all of them open, release them, read them to their ends; what Sentry has heard."""
-    streams: "List[socket.socket]" = []
+    streams = []
     # At its end whatever could be heard has been heard.
     with Running(
         server, directory, OPTIONS=json.dumps({"max_open_responses": max_open}), **ENVIRONMENT
@@ -95,9 +93,9 @@ def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Tr
     return traces(running.sink)
 
 
-def check(found: "List[Trace]", evicted: int) -> None:
+def check(found, evicted):
     """Each stream has one transaction; of the oldest, as many as there were too many, are evicted."""
-    outcomes: "Dict[int, str]" = {}
+    outcomes = {}
     for trace in found:
         number = int(trace.headers["x-request-id"])
         assert number not in outcomes, f"stream {number} has two transactions"
@@ -111,13 +109,13 @@ def check(found: "List[Trace]", evicted: int) -> None:
 
 
 @pytest.mark.usefixtures("_descriptors")
-def test_uvicorn(tmp_path: Path) -> None:
+def test_uvicorn(tmp_path):
     """As many as the default max_open_responses: none is evicted."""
     found = serve(SERVERS["uvicorn-httptools"], "/stream-held-async/", tmp_path, STREAMS)
     check(found, evicted=0)
 
 
 @pytest.mark.usefixtures("_descriptors")
-def test_gunicorn_gevent(tmp_path: Path) -> None:
+def test_gunicorn_gevent(tmp_path):
     """1,000 more than max_open_responses: the oldest 1,000 are evicted."""
     check(serve(GEVENT, "/stream-held/", tmp_path, STREAMS - 1000), evicted=1000)

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from client import Gate
@@ -22,20 +21,20 @@ pytestmark = [
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
+def running(tmp_path):
     with Running(
         SERVER, tmp_path, OPTIONS='{"on_timeout": "continue"}', MAX_SPANS=str(SPANS)
     ) as running:
         yield running
 
 
-def resident(pid: int) -> int:
+def resident(pid):
     """The memory of a process in KiB, as far as it is in RAM (VmRSS)."""
     (found,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found)
 
 
-def test_100_000_spans(running: Running, request_id: str) -> None:
+def test_100_000_spans(running, request_id):
     """All of them arrive, in 20 transactions of one trace; memory is flat after the first part.
 
     Flat: while the later parts are open and full, the worker has never more memory than

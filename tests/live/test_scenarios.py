@@ -4,13 +4,9 @@ import contextlib
 import json
 import time
 import uuid
-from typing import Callable, Dict, List
 
 import pytest
-from client import Response
-from running import FILE_CONTENT, STREAM_OP, Live, Running
-
-from traces import Trace
+from running import FILE_CONTENT, STREAM_OP
 
 STREAMS = ["/stream/", "/stream-async/", "/stream-async-view/", "/stream-async-view-sync-body/"]
 CHUNKS = [b"chunk 0\n", b"chunk 1\n", b"chunk 2\n"]
@@ -26,23 +22,23 @@ STREAM_TIMES = [
 every_stream = pytest.mark.parametrize("path", STREAMS)
 
 
-def need_concurrency(live: Live, path: str) -> None:
+def need_concurrency(live, path):
     if not live.server.concurrent:
         pytest.skip("one request at a time")
     need_asyncio(live, path)
 
 
-def need_asyncio(live: Live, path: str) -> None:
+def need_asyncio(live, path):
     if "async" in path and not live.server.asyncio:
         pytest.skip("greenlets and asyncio")
 
 
-def goes_through(live: Live, path: str) -> bool:
+def goes_through(live, path):
     """Whether Django hands a body's chunks on one by one: it runs the other kind to its end."""
     return (live.server.interface == "asgi") == (path in ("/stream-async/", "/stream-async-view/"))
 
 
-def check_chunk_spans(trace: Trace) -> None:
+def check_chunk_spans(trace):
     spans = [span for span in trace.spans if span.name.startswith("chunk")]
     assert [span.name for span in spans] == ["chunk 0", "chunk 1", "chunk 2"]
     for span in spans:
@@ -51,7 +47,7 @@ def check_chunk_spans(trace: Trace) -> None:
 
 
 @every_stream
-def test_complete_stream(live: Live, request_id: str, path: str) -> None:
+def test_complete_stream(live, request_id, path):
     """The spans of a generator are the transaction's children; it lasts until the end.
 
     Stock ends the transaction before the first chunk: the spans are lost, and the
@@ -86,7 +82,7 @@ def test_complete_stream(live: Live, request_id: str, path: str) -> None:
 
 
 @every_stream
-def test_streams_one_after_the_other(live: Live, path: str) -> None:
+def test_streams_one_after_the_other(live, path):
     """Nothing of a request is left in its thread, or in its connection, for the next one."""
     request_ids = [uuid.uuid4().hex for _ in range(3)]
     assert live.main.fetch_on_one_connection(path, request_ids) == [b"".join(CHUNKS)] * 3
@@ -97,7 +93,7 @@ def test_streams_one_after_the_other(live: Live, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/plain/", "/plain-async/"])
-def test_response_that_is_not_a_stream(live: Live, request_id: str, path: str) -> None:
+def test_response_that_is_not_a_stream(live, request_id, path):
     """An ordinary response has an ordinary transaction, with no data about streaming."""
     assert live.main.fetch(path, request_id).body == b"plain\n"
     trace = live.main.the_transaction(request_id)
@@ -107,7 +103,7 @@ def test_response_that_is_not_a_stream(live: Live, request_id: str, path: str) -
 
 
 @pytest.mark.parametrize("path", ["/stream-fails/", "/stream-fails-async/"])
-def test_error_in_mid_stream(live: Live, request_id: str, path: str) -> None:
+def test_error_in_mid_stream(live, request_id, path):
     """One error, one event, in the trace of a transaction that failed.
 
     The server's own logger reports the error, too. The SDK must recognise it as the one
@@ -141,7 +137,7 @@ def test_error_in_mid_stream(live: Live, request_id: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/error/", "/error-async/"])
-def test_error_in_the_view(live: Live, request_id: str, path: str) -> None:
+def test_error_in_the_view(live, request_id, path):
     """What stock gets right stays right: an error before there is a response."""
     assert live.main.fetch(path, request_id).status == 500
     trace = live.main.the_transaction(request_id)
@@ -149,7 +145,7 @@ def test_error_in_the_view(live: Live, request_id: str, path: str) -> None:
     live.main.check_one_error(trace, "RuntimeError", "in the view of " + request_id)
 
 
-def test_client_hangs_up(live: Live, request_id: str) -> None:
+def test_client_hangs_up(live, request_id):
     """The server's write fails, it closes the response early: `cancelled`, no error."""
     if live.server.interface == "asgi":
         pytest.skip("see test_asgi.py: Django runs such a body to its end first")
@@ -172,14 +168,14 @@ def test_client_hangs_up(live: Live, request_id: str) -> None:
     ("method", "path"),
     [*(("HEAD", path) for path in [*STREAMS, "/file/"]), ("GET", "/stream-not-modified/")],
 )
-def test_response_without_a_body(live: Live, request_id: str, method: str, path: str) -> None:
+def test_response_without_a_body(live, request_id, method, path):
     """A server need not iterate the body for HEAD, nor for a 304; that is no hang-up."""
     assert live.main.fetch(path, request_id, method=method).body == b""
     live.main.check_outcome(live.main.the_transaction(request_id), "completed", "ok")
 
 
 @pytest.mark.parametrize("path", ["/file/", "/file-in-memory/"])
-def test_file(live: Live, request_id: str, path: str) -> None:
+def test_file(live, request_id, path):
     """A file goes through the server's `wsgi.file_wrapper`; the transaction ends after it.
 
     Under ASGI it goes through memory.
@@ -199,7 +195,7 @@ def test_file(live: Live, request_id: str, path: str) -> None:
 
 
 @every_stream
-def test_deadline(live: Live, request_id: str, path: str) -> None:
+def test_deadline(live, request_id, path):
     """A stream is open longer than `response_timeout`: its transaction arrives meanwhile.
 
     It arrives once: what happens at close() changes nothing any more.
@@ -222,7 +218,7 @@ def test_deadline(live: Live, request_id: str, path: str) -> None:
 
 
 @every_stream
-def test_too_many_open_responses(live: Live, path: str) -> None:
+def test_too_many_open_responses(live, path):
     """At more than `max_open_responses` the oldest is `evicted`; its stream goes on."""
     need_concurrency(live, path)
     running = live.get("crowded")
@@ -246,7 +242,7 @@ def test_too_many_open_responses(live: Live, path: str) -> None:
     sink="`abandoned`, as soon as the response is garbage",
 )
 @pytest.mark.parametrize("around", ["drop", "drop-started"])
-def test_abandoned_response(live: Live, request_id: str, around: str) -> None:
+def test_abandoned_response(live, request_id, around):
     """A middleware forgets the response without close(): its transaction is not lost."""
     if live.server.interface == "asgi":
         pytest.skip("there is no response to forget")
@@ -258,32 +254,20 @@ def test_abandoned_response(live: Live, request_id: str, around: str) -> None:
     assert "Traceback" not in live.main.process.output[before:]
 
 
-@pytest.mark.parametrize("around", ["stock", "ours"])
-@pytest.mark.parametrize("path", ["/plain/", *STREAMS])
-def test_middleware_around_django(live: Live, request_id: str, path: str, around: str) -> None:
-    """With a middleware of Sentry around Django, the SDK's or ours: one transaction."""
-    received = live.main.fetch(path, request_id, headers={"X-Around": around})
-    assert received.status == 200
-    trace = live.main.the_transaction(request_id)
-    assert trace.name == path
-    if path in STREAMS and around == "ours":
-        check_chunk_spans(trace)
-
-
 LOG_CONTEXTS = [path.replace("/stream", "/stream-log-context") for path in STREAMS]
 
 
-def log_context(name: str) -> List[Dict[str, str]]:
+def log_context(name):
     """What is seen by the view and by two steps of the generator if this is bound."""
     return [{"structlog": name, "contextvars": name}] * 3
 
 
-def lines_of(response: Response) -> List[Dict[str, str]]:
+def lines_of(response):
     return [json.loads(line) for line in response.body.splitlines()]
 
 
 @pytest.mark.parametrize("path", LOG_CONTEXTS)
-def test_log_context(live: Live, request_id: str, path: str) -> None:
+def test_log_context(live, request_id, path):
     """A generator sees what a middleware bound around the view; the next one does not."""
     bound = live.main.fetch(path, request_id, headers={"X-Log-Context": "mine"})
     assert lines_of(bound) == log_context("mine")
@@ -293,7 +277,7 @@ def test_log_context(live: Live, request_id: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", LOG_CONTEXTS)
-def test_streams_at_the_same_time(live: Live, path: str) -> None:
+def test_streams_at_the_same_time(live, path):
     """Two generators, with steps in turn, keep spans and bindings apart; ASGI: in one thread."""
     need_concurrency(live, path)
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
@@ -314,7 +298,7 @@ def test_streams_at_the_same_time(live: Live, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/echo/", "/echo-async/"])
-def test_request_with_a_body(live: Live, request_id: str, path: str) -> None:
+def test_request_with_a_body(live, request_id, path):
     """The view reads what is posted, and streams it back."""
     content = b'{"posted": "' + b"x" * 50_000 + b'"}'
     received = live.main.fetch(path, request_id, method="POST", body=content)
@@ -329,7 +313,7 @@ DATABASES = ["/stream-database/", "/stream-database-async/", "/stream-database-a
 
 
 @pytest.mark.parametrize("path", DATABASES)
-def test_query_in_a_generator(live: Live, request_id: str, path: str) -> None:
+def test_query_in_a_generator(live, request_id, path):
     """A query that a generator makes is a child of the span around it.
 
     An async one makes it with asgiref's `sync_to_async`, as the ORM's async methods do;
@@ -347,7 +331,7 @@ def test_query_in_a_generator(live: Live, request_id: str, path: str) -> None:
     assert connections == (1 if opened else None)
 
 
-def session_of(running: Running, fetch: Callable[[str, str], object], path: str) -> Dict[str, int]:
+def session_of(running, fetch, path):
     """How the session of a request has ended: exited, errored, crashed."""
     running.flush()
     running.sink.clear()
@@ -361,7 +345,7 @@ def session_of(running: Running, fetch: Callable[[str, str], object], path: str)
     raise AssertionError("no session:\n" + running.sink.describe())
 
 
-def test_session(live: Live) -> None:
+def test_session(live):
     """A stream has a release-health session; one that fails counts as a view that fails."""
     assert session_of(live.main, live.main.fetch, "/stream/") == {"exited": 1}
     failed = session_of(live.main, live.main.fetch, "/error/")
@@ -379,7 +363,7 @@ def test_session(live: Live) -> None:
         *(("GET", path) for path in [*STREAMS, *DATABASES, "/stream-not-modified/"]),
     ],
 )
-def test_client_receives_the_same(live: Live, request_id: str, method: str, path: str) -> None:
+def test_client_receives_the_same(live, request_id, method, path):
     """Status, headers and body are those without Sentry, and those with stock."""
     if "fails" in path and not live.server.ends_failed:
         pytest.skip("the client waits for ever, with and without Sentry")
