@@ -186,6 +186,16 @@ def run_async(body, request):
     return body(request, Suspending())
 
 
+def as_async(view):
+    """The same as an async view."""
+
+    async def async_view(request, **arguments):
+        await asyncio.sleep(0)
+        return view(request, **arguments)
+
+    return async_view
+
+
 def views_of(name, body):
     """Yield the paths of a body: sync and async views, each with a sync and an async body."""
 
@@ -193,14 +203,10 @@ def views_of(name, body):
         BEFORE.get(body, lambda request: None)(request)
         return StreamingHttpResponse(run(body, request), content_type="text/plain")
 
-    async def respond_async(request, run):
-        await asyncio.sleep(0)
-        return respond(request, run)
-
     yield path(f"{name}/", respond, {"run": run_sync})
     yield path(f"{name}-async/", respond, {"run": run_async})
-    yield path(f"{name}-async-view/", respond_async, {"run": run_async})
-    yield path(f"{name}-async-view-sync-body/", respond_async, {"run": run_sync})
+    yield path(f"{name}-async-view/", as_async(respond), {"run": run_async})
+    yield path(f"{name}-async-view-sync-body/", as_async(respond), {"run": run_sync})
 
 
 # -- bodies
@@ -317,18 +323,8 @@ def plain(request):
     return HttpResponse(b"plain\n")
 
 
-async def plain_async(request):
-    await asyncio.sleep(0)
-    return plain(request)
-
-
 def error(request):
     raise RuntimeError("in the view of " + request.headers["X-Request-Id"])
-
-
-async def error_async(request):
-    await asyncio.sleep(0)
-    error(request)
 
 
 async def wait(request):
@@ -376,11 +372,10 @@ def stream_database(request):
 
 def stream_database_async(request):
     connection.ensure_connection()
-    return StreamingHttpResponse(query_in_thread(), content_type="text/plain")
+    return stream_query_in_thread(request)
 
 
-async def stream_database_async_view(request):
-    await asyncio.sleep(0)
+def stream_query_in_thread(request):
     return StreamingHttpResponse(query_in_thread(), content_type="text/plain")
 
 
@@ -402,15 +397,15 @@ def state(request):
 
 urlpatterns = [
     path("plain/", plain),
-    path("plain-async/", plain_async),
+    path("plain-async/", as_async(plain)),
     path("error/", error),
-    path("error-async/", error_async),
+    path("error-async/", as_async(error)),
     path("wait/", wait),
     path("stream-sized/", stream_sized),
     path("stream-not-modified/", stream_not_modified),
     path("stream-database/", stream_database),
     path("stream-database-async/", stream_database_async),
-    path("stream-database-async-view/", stream_database_async_view),
+    path("stream-database-async-view/", as_async(stream_query_in_thread)),
     path("file/", file),
     path("file-in-memory/", file_in_memory),
     path("state/", state),

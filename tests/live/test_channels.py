@@ -32,15 +32,6 @@ def check_talk(trace, received):
     assert [name for name in trace.data if "response" in name] == []
 
 
-@pytest.mark.parametrize("path", ["/stream-async/", "/plain/"])
-def test_django_beside_consumers(running, request_id, path):
-    """What DjangoIntegration does is not changed by the router."""
-    running.fetch(path, request_id)
-    trace = running.the_transaction(request_id)
-    assert trace.name == path
-    assert trace.outcome == ("completed" if path == "/stream-async/" else None)
-
-
 def test_events(running, request_id):
     """The response of an AsyncHttpConsumer is a stream like any other."""
     received = running.fetch("/events/", request_id)

@@ -3,6 +3,7 @@
 The client library and the SDK's integration for it are the real ones; the model's API is here.
 """
 
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,21 +81,18 @@ def model():
         model.shutdown()
 
 
-@pytest.fixture(scope="module", params=LIFECYCLES)
-def lifecycle(request):
-    return str(request.param)
-
-
-@pytest.fixture(scope="module", params=["gunicorn-gthread", "uvicorn-h11"])
-def running(request, lifecycle, model, tmp_path_factory):
-    server = SERVERS[request.param]
-    command = [word.replace("app:", "model_app:") for word in server.command()]
+@pytest.fixture(
+    scope="module",
+    params=itertools.product(["gunicorn-gthread", "uvicorn-h11"], LIFECYCLES),
+    ids="-".join,
+)
+def running(request, model, tmp_path_factory):
+    name, lifecycle = request.param
+    command = [word.replace("app:", "model_app:") for word in SERVERS[name].command()]
+    server = SERVERS[name]._replace(command=lambda: command)
+    directory = tmp_path_factory.mktemp("model")
     with Running(
-        server._replace(command=lambda: command),
-        tmp_path_factory.mktemp("model"),
-        lifecycle=lifecycle,
-        OPENAI_BASE_URL=model.url,
-        LOGS="1",
+        server, directory, lifecycle=lifecycle, OPENAI_BASE_URL=model.url, LOGS="1"
     ) as running:
         yield running
 
