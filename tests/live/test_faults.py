@@ -447,32 +447,6 @@ def test_sigterm(tmp_path, name, lifecycle):
         assert all(" span(s) of " in line for line in log), log
 
 
-@pytest.mark.parametrize("name", ["hypercorn", "daphne"])
-@fault(
-    "SIGTERM, and the server cancels its streams",
-    client="the chunks before, and a cut-off, as without",
-    log="what the event loop says of what is left, as without",
-    sink="`cancelled`",
-)
-def test_sigterm_cancels(tmp_path, request_id, name):
-    """hypercorn does after its grace period, daphne at once; what is left is sent at exit."""
-    if not SERVERS[name].ends_with_streams:
-        pytest.skip("it does not end while a stream is open")
-    with run(tmp_path, SERVERS[name]) as running, running.held(
-        "/stream-endless-async/", request_id
-    ) as (response, _):
-        running.process.send_signal(signal.SIGTERM)
-        running.process.wait()
-        received = response.read()
-        assert (received.body, received.complete) == (b"first\n", False)
-        (trace,) = running.transactions(request_id)
-        running.check_outcome(trace, "cancelled", "cancelled")
-        # What is left to the garbage collector, and what asyncio says of it, differs from run
-        # to run, with and without us.
-        assert {event["logger"] for event in running.sink.errors()} <= {"asyncio"}
-        assert "internal error" not in running.process.output
-
-
 @fault(
     "SIGKILL of one worker",
     client="its streams are cut off; those of other workers complete",
