@@ -104,7 +104,7 @@ def _of_segment(segment: Json, spans: List[Json]) -> Trace:
         trace_id=segment["trace_id"],
         status=segment.get("status") or "",
         data=data,
-        headers={name[len(_HEADER) :]: data[name] for name in names},
+        headers={name[len(_HEADER) :]: _text(data[name]) for name in names},
         spans=[
             Span(**_span(span))
             for span in spans
@@ -113,6 +113,11 @@ def _of_segment(segment: Json, spans: List[Json]) -> Trace:
             and attributes(span).get("sentry.segment.id") == segment["span_id"]
         ],
     )
+
+
+def _text(header: Any) -> str:
+    """From SDK 3.0 on a header is a list of its values."""
+    return ", ".join(header) if isinstance(header, list) else str(header)
 
 
 def _span(span: Json) -> Json:

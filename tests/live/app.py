@@ -6,10 +6,9 @@ Set up by environment variables, so that every server can run it the same way:
     DSN               where Sentry is; empty: the SDK is not started at all
     INTEGRATION       ours | stock | none
     LIFECYCLE         static | stream
-    RESPONSE_TIMEOUT  seconds, `none` for never; for `ours` only
-    MAX_OPEN          max_open_responses; for `ours` only
+    OPTIONS           JSON: arguments of the integration; for `ours` only
     QUEUE_SIZE        transport_queue_size
-    ON_TIMEOUT        on_timeout; for `ours` only
+    SHUTDOWN_TIMEOUT  shutdown_timeout, in seconds
     LOGS              log records are sent, too
     MAX_SPANS         the SDK's limit of spans in a transaction; then Django's own are off
     DATABASE          path of the SQLite file
@@ -26,16 +25,16 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import http.client
 import inspect
 import io
 import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
-from functools import partial
+from collections import defaultdict
 from urllib.parse import parse_qs
 
 import django
@@ -50,51 +49,55 @@ from django.http import FileResponse, HttpResponse, JsonResponse, StreamingHttpR
 from django.urls import path, re_path
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.integrations.django import DjangoIntegration as Stock
-from sentry_sdk.tracing import Span
+from sentry_sdk.integrations.logging import LoggingIntegration
+
+try:
+    from sentry_sdk.tracing import Span
+except ImportError:  # from 3.0 on there is only the stream lifecycle
+    Span = None
 
 INTEGRATION = os.environ["INTEGRATION"]
 STREAMED_SPANS = os.environ.get("LIFECYCLE") == "stream"
 
 
 def start_sentry():
+    integration, options = Stock, {}
+    if INTEGRATION == "ours":
+        from vendored_integration import DjangoIntegration as integration
+
+        options = json.loads(os.environ.get("OPTIONS", "{}"))
     # HEAD is not captured unless asked for; up to 2.14 every method is.
-    options = {}
     if "http_methods_to_capture" in inspect.signature(Stock).parameters:
         options["http_methods_to_capture"] = ("GET", "HEAD", "POST")
-    if INTEGRATION == "ours":
-        from vendored_integration import DjangoIntegration
-
-        timeout = os.environ.get("RESPONSE_TIMEOUT")
-        if timeout:
-            options["response_timeout"] = None if timeout == "none" else float(timeout)
-        if os.environ.get("MAX_OPEN"):
-            options["max_open_responses"] = int(os.environ["MAX_OPEN"])
-        if os.environ.get("ON_TIMEOUT"):
-            options["on_timeout"] = os.environ["ON_TIMEOUT"]
-    else:
-        from sentry_sdk.integrations.django import DjangoIntegration
+    more, experiments = {}, {}
+    if os.environ.get("QUEUE_SIZE"):
+        more["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
+    if os.environ.get("SHUTDOWN_TIMEOUT"):
+        more["shutdown_timeout"] = float(os.environ["SHUTDOWN_TIMEOUT"])
+    if os.environ.get("LOGS") and "enable_logs" in DEFAULT_OPTIONS:  # always, from 3.0 on
+        more["enable_logs"] = True
+    if os.environ.get("MAX_SPANS"):
+        experiments["max_spans"] = int(os.environ["MAX_SPANS"])
+        options.update(middleware_spans=False, signals_spans=False)
+    integrations = [integration(**options)]
     if STREAMED_SPANS:
         from sentry_sdk._span_batcher import SpanBatcher
 
         # Up to 2.67 a segment is sent up to 5 s after its end: each test would wait for it.
         SpanBatcher.FLUSH_WAIT_TIME = 0.05  # seconds
-    experiments = {"trace_lifecycle": "stream"} if STREAMED_SPANS else {}
-    sizes = {}
-    if os.environ.get("QUEUE_SIZE"):
-        sizes["transport_queue_size"] = int(os.environ["QUEUE_SIZE"])
-    if os.environ.get("LOGS") and "enable_logs" in DEFAULT_OPTIONS:  # always, from 3.0 on
-        sizes["enable_logs"] = True
-    if os.environ.get("MAX_SPANS"):
-        experiments["max_spans"] = int(os.environ["MAX_SPANS"])
-        options.update(middleware_spans=False, signals_spans=False)
+        experiments["trace_lifecycle"] = "stream"
+    if Span is None:
+        # A logged error is no event by default.
+        integrations.append(LoggingIntegration(event_level=logging.ERROR))
+    else:
+        more["_experiments"] = experiments
     sentry_sdk.init(
         dsn=os.environ["DSN"],
         release="live@1",
         traces_sample_rate=1.0,
         auto_session_tracking=True,
-        integrations=[DjangoIntegration(**options)],
-        _experiments=experiments,
-        **sizes,
+        integrations=integrations,
+        **more,
     )
 
 
@@ -107,154 +110,135 @@ def span(name):
     return sentry_sdk.start_span(op="test", **{key: name})
 
 
-# -- gates: a generator that waits for the test
+# -- what a body waits for
 
 
-def at_gate(request):
-    """Tell the test that we are here, and wait until it lets us go on.
-
-    A connection and not a lock file: neither side has to poll, and under gevent other requests
-    run meanwhile.
-    """
-    if "gate" in request.GET:
-        at_port(int(request.GET["gate"]))
-
-
-def at_port(port):
+def block_at(port):
     with socket.create_connection(("127.0.0.1", port), timeout=30) as gate:
         gate.recv(1)
 
 
-async def at_gate_async(request):
-    if "gate" in request.GET:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(request.GET["gate"]))
+class Blocking:
+    """Waits as a sync body does: these coroutines never suspend."""
+
+    released = defaultdict(threading.Event)
+
+    async def at_port(self, port):
+        """Tell the test that we are here, and wait until it lets us go on.
+
+        A connection and not a lock file: neither side has to poll, and under gevent other
+        requests run meanwhile.
+        """
+        block_at(port)
+
+    async def release(self, batch):
+        """Wait for `/-/release?<batch>`."""
+        self.released[batch].wait()
+
+    async def sleep(self, seconds):
+        time.sleep(seconds)  # noqa: ASYNC251  (that is what it is for)
+
+
+class Suspending:
+    """Waits as an async body does."""
+
+    # Up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
+    released = defaultdict(asyncio.Event)
+
+    async def at_port(self, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await reader.read(1)
         writer.close()
         await writer.wait_closed()
 
+    async def release(self, batch):
+        await self.released[batch].wait()
 
-# -- bodies that are written once, and run as generators or as async generators
-
-#: What a body yields to be waited for: the test, its batch's `/-/release?<batch>`, a moment.
-GATE, RELEASE, PAUSE = "gate", "release", "pause"
-
-released = {}
-# Up to Python 3.9 an asyncio.Event belongs to the loop that it was made in.
-released_async = {}
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds)
 
 
-def wait_for(what, request):
-    if what == GATE:
-        at_gate(request)
-    elif what == RELEASE:
-        released.setdefault(request.GET["batch"], threading.Event()).wait()
-    else:
-        # Small, and not an event: what is waited for happens in the server's socket.
-        time.sleep(0.005)
-
-
-async def wait_for_async(what, request):
-    if what == GATE:
-        await at_gate_async(request)
-    elif what == RELEASE:
-        await released_async.setdefault(request.GET["batch"], asyncio.Event()).wait()
-    else:
-        await asyncio.sleep(0.005)
+async def at_gate(request, wait):
+    if "gate" in request.GET:
+        await wait.at_port(int(request.GET["gate"]))
 
 
 def run_sync(body, request):
-    chunks = body(request)
-    resume = partial(next, chunks)
+    """Run an async generator, which never suspends, as a generator."""
+    chunks = body(request, Blocking())
+    step = chunks.__anext__()
     while True:
         try:
-            chunk = resume()
-        except StopIteration:
+            step.send(None)
+        except StopIteration as stop:
+            chunk = stop.value
+        except StopAsyncIteration:
             return
-        resume = partial(next, chunks)
         try:
-            if isinstance(chunk, str):
-                wait_for(chunk, request)
-            else:
-                yield chunk
+            yield chunk
         except BaseException as error:
-            resume = partial(chunks.throw, error)
+            step = chunks.athrow(error)
+        else:
+            step = chunks.__anext__()
 
 
-async def run_async(body, request):
-    chunks = body(request)
-    resume = partial(next, chunks)
-    while True:
-        try:
-            chunk = resume()
-        except StopIteration:
-            return
-        resume = partial(next, chunks)
-        try:
-            if isinstance(chunk, str):
-                await wait_for_async(chunk, request)
-            else:
-                await asyncio.sleep(0)
-                yield chunk
-        except BaseException as error:
-            resume = partial(chunks.throw, error)
+def run_async(body, request):
+    return body(request, Suspending())
 
 
-def respond(run, body, request):
-    before = BEFORE.get(body)
-    if before is not None:
-        before(request)
-    return StreamingHttpResponse(run(body, request), content_type="text/plain")
+def as_async(view):
+    """The same as an async view."""
+
+    async def async_view(request, **arguments):
+        await asyncio.sleep(0)
+        return view(request, **arguments)
+
+    return async_view
 
 
 def views_of(name, body):
     """Yield the paths of a body: sync and async views, each with a sync and an async body."""
 
-    async def async_view(run, request):
-        await asyncio.sleep(0)
-        return respond(run, body, request)
+    def respond(request, run):
+        BEFORE.get(body, lambda request: None)(request)
+        return StreamingHttpResponse(run(body, request), content_type="text/plain")
 
-    yield path(f"{name}/", partial(respond, run_sync, body))
-    yield path(f"{name}-async/", partial(respond, run_async, body))
-    for suffix, run in (("", run_async), ("-sync-body", run_sync)):
-        view = partial(async_view, run)
-        if not iscoroutinefunction(view):
-            markcoroutinefunction(view)
-        yield path(f"{name}-async-view{suffix}/", view)
+    yield path(f"{name}/", respond, {"run": run_sync})
+    yield path(f"{name}-async/", respond, {"run": run_async})
+    yield path(f"{name}-async-view/", as_async(respond), {"run": run_async})
+    yield path(f"{name}-async-view-sync-body/", as_async(respond), {"run": run_sync})
 
 
-def stream(request):
+# -- bodies
+
+
+async def stream(request, wait):
     """`n` chunks with a span each; at a gate before the last, if there is one."""
     count = int(request.GET.get("n", 3))
     for index in range(count):
         if index == count - 1:
-            yield GATE
+            await at_gate(request, wait)
         with span("chunk %d" % index):
             chunk = b"chunk %d\n" % index
+        await wait.sleep(0)
         yield chunk
 
 
-def stream_many_spans(request):
+async def stream_many_spans(request, wait):
     """`n` chunks, each after `spans` spans; at a gate after each. A chunk is the process id."""
     for index in range(int(request.GET["n"])):
         for number in range(int(request.GET["spans"])):
             with span("span %d.%d" % (index, number)):
                 pass
         yield b"%d\n" % os.getpid()
-        yield GATE
+        await at_gate(request, wait)
 
 
-def stream_held(request):
+async def stream_held(request, wait):
     yield b"first\n"
-    yield RELEASE
+    await wait.release(request.GET["batch"])
     with span("after the release"):
         yield b"last\n"
-
-
-def stream_fails(request):
-    """Async ones Django runs to the end before the first chunk, when it asks for the iterator."""
-    yield b"chunk 0\n"
-    with span("fails"):
-        raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"])
 
 
 def label(request):
@@ -265,55 +249,51 @@ def label(request):
     sentry_sdk.add_breadcrumb(message="in the view")
 
 
-def stream_labelled_fails(request):
+async def stream_fails(request, wait):
     yield b"chunk 0\n"
     sentry_sdk.add_breadcrumb(message="in the body")
-    try:
-        raise LookupError("cause in " + request.headers["X-Request-Id"])
-    except LookupError as error:
-        raise RuntimeError("labelled in " + request.headers["X-Request-Id"]) from error
+    await wait.sleep(0)
+    with span("fails"):
+        try:
+            raise LookupError("cause in " + request.headers["X-Request-Id"])
+        except LookupError as error:
+            raise RuntimeError("in mid-stream of " + request.headers["X-Request-Id"]) from error
 
 
-def stream_endless(request):
+async def stream_endless(request, wait):
     """Chunks until the server notices that nobody reads them, for at most 20 seconds."""
     ended_by = "its end"
+    # Small, and not an event: what is waited for happens in the server's socket.
+    pause = 0.005
     try:
         yield b"first\n"
-        yield GATE
+        await at_gate(request, wait)
         end = time.monotonic() + 20
         while time.monotonic() < end:
             yield b"x" * 65536
-            yield PAUSE
+            await wait.sleep(pause)
     except BaseException as error:
         ended_by = type(error).__name__
         raise
     finally:
         # A clean-up that takes more than one turn of the loop.
-        yield PAUSE
+        await wait.sleep(pause)
         with span("clean up after " + ended_by):
             pass
-        yield PAUSE
+        await wait.sleep(pause)
 
 
-def stream_database(request):
-    yield query()
-
-
-def stream_log_context(request):
+async def stream_log_context(request, wait):
     """What a log line written by the view, and those written by the generator, would carry."""
     yield request.log_context
-    yield log_context()
-    yield GATE
-    yield log_context()
+    for step in range(2):
+        if step:
+            await at_gate(request, wait)
+        with span("in " + request_id.get()):
+            yield log_context()
 
 
-def stream_calls_out(request):
-    """The generator makes a request of its own."""
-    yield b"first\n"
-    yield call_out(request)
-
-
-def echo(request):
+async def echo(request, wait):
     """The request's body, as a stream."""
     yield b"%d bytes\n" % len(request.body)
     yield request.body
@@ -324,16 +304,13 @@ BODIES = {
     "stream-many-spans": stream_many_spans,
     "stream-held": stream_held,
     "stream-fails": stream_fails,
-    "stream-labelled-fails": stream_labelled_fails,
     "stream-endless": stream_endless,
-    "stream-database": stream_database,
     "stream-log-context": stream_log_context,
-    "stream-calls-out": stream_calls_out,
     "echo": echo,
 }
 #: What a view does before it makes a response with a body.
 BEFORE = {
-    stream_labelled_fails: label,
+    stream_fails: label,
     stream_log_context: lambda request: setattr(request, "log_context", log_context()),
     echo: lambda request: request.body,
 }
@@ -346,24 +323,14 @@ def plain(request):
     return HttpResponse(b"plain\n")
 
 
-async def plain_async(request):
-    await asyncio.sleep(0)
-    return HttpResponse(b"plain\n")
-
-
 def error(request):
-    raise RuntimeError("in the view of " + request.headers["X-Request-Id"])
-
-
-async def error_async(request):
-    await asyncio.sleep(0)
     raise RuntimeError("in the view of " + request.headers["X-Request-Id"])
 
 
 async def wait(request):
     """The client has time to hang up before there is a response."""
     try:
-        await at_gate_async(request)
+        await at_gate(request, Suspending())
     except asyncio.CancelledError:
         with span("cancelled"):
             raise
@@ -376,7 +343,7 @@ def stream_sized(request):
     async def body():
         yield b"first\n"
         yield b"last\n"
-        await at_gate_async(request)
+        await at_gate(request, Suspending())
 
     headers = {"Content-Length": "11"}
     return StreamingHttpResponse(body(), content_type="text/plain", headers=headers)
@@ -393,70 +360,23 @@ def query():
     return b"%d\n" % value
 
 
-class RequestIdFilter(logging.Filter):
-    """The recipe of the logging cookbook: a context variable, and a filter that reads it."""
-
-    def filter(self, record):
-        record.request_id = request_id.get()
-        return True
-
-
-class Collected(logging.Handler):
-    """Keeps what it would write, for the request that asks for it."""
-
-    def emit(self, record):
-        record.args[0].append(self.format(record))
-
-
-request_id = contextvars.ContextVar("request_id", default="-")
-logger = logging.getLogger("app")
-logger.propagate = False
-logger.setLevel(logging.INFO)
-logger.addHandler(Collected())
-logger.handlers[0].addFilter(RequestIdFilter())
-logger.handlers[0].setFormatter(logging.Formatter("%(request_id)s"))
-
-
-def log_context():
-    """What is bound here, by structlog, and in a log record; one JSON line."""
-    lines = []
-    logger.info("%s", lines)
-    seen = {
-        "structlog": structlog.contextvars.get_contextvars().get("request_id", "-"),
-        "logging": lines[0],
-    }
-    return json.dumps(seen).encode() + b"\n"
-
-
-async def in_thread(function, *args):
+async def query_in_thread():
     """Async code that needs something that is sync, such as the ORM."""
-    yield await sync_to_async(function, thread_sensitive=True)(*args)
+    yield await sync_to_async(query, thread_sensitive=True)()
 
 
-def stream_async_database(request):
-    return StreamingHttpResponse(in_thread(query), content_type="text/plain")
+def stream_database(request):
+    connection.ensure_connection()
+    return StreamingHttpResponse((query() for _ in range(1)), content_type="text/plain")
 
 
-async def stream_async_view_database(request):
-    await asyncio.sleep(0)
-    return stream_async_database(request)
+def stream_database_async(request):
+    connection.ensure_connection()
+    return stream_query_in_thread(request)
 
 
-def stream_thread_calls_out(request):
-    async def body():
-        yield b"first\n"
-        yield await asyncio.to_thread(call_out, request)
-
-    return StreamingHttpResponse(body(), content_type="text/plain")
-
-
-def call_out(request):
-    """A request that the SDK's own integration for http.client traces."""
-    with span("calls out"):
-        connection = http.client.HTTPConnection("127.0.0.1", int(request.GET["port"]), timeout=30)
-        connection.request("GET", "/")
-        with contextlib.closing(connection):
-            return b"%d\n" % connection.getresponse().status
+def stream_query_in_thread(request):
+    return StreamingHttpResponse(query_in_thread(), content_type="text/plain")
 
 
 def file(request):
@@ -477,21 +397,35 @@ def state(request):
 
 urlpatterns = [
     path("plain/", plain),
-    path("plain-async/", plain_async),
+    path("plain-async/", as_async(plain)),
     path("error/", error),
-    path("error-async/", error_async),
+    path("error-async/", as_async(error)),
     path("wait/", wait),
     path("stream-sized/", stream_sized),
     path("stream-not-modified/", stream_not_modified),
-    path("stream-database-async-in-thread/", stream_async_database),
-    path("stream-database-async-view-in-thread/", stream_async_view_database),
-    path("stream-thread-calls-out/", stream_thread_calls_out),
+    path("stream-database/", stream_database),
+    path("stream-database-async/", stream_database_async),
+    path("stream-database-async-view/", as_async(stream_query_in_thread)),
     path("file/", file),
     path("file-in-memory/", file_in_memory),
     path("state/", state),
 ]
 for _name, _body in BODIES.items():
     urlpatterns += views_of(_name, _body)
+
+
+# -- what a middleware binds for log lines
+
+request_id = contextvars.ContextVar("request_id", default="-")
+
+
+def log_context():
+    """What is bound here, by structlog and in a context variable; one JSON line."""
+    seen = {
+        "structlog": structlog.contextvars.get_contextvars().get("request_id", "-"),
+        "contextvars": request_id.get(),
+    }
+    return json.dumps(seen).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -588,38 +522,37 @@ if os.environ.get("ROUTER") == "channels":
 # -- around Django
 
 
+def serve_test(path, query, waits):
+    """What is for the tests, and neither Django's nor traced; whether this was it.
+
+    /-/flush            what Sentry was given has been sent when it answers: the caller does that
+    /-/mark?<text>      is in the log; what was written before stands before it
+    /-/release?<batch>  the held streams of the batch go on
+    """
+    if path == "/-/flush":
+        gc.collect()
+    elif path == "/-/mark":
+        print("mark " + query, file=sys.stderr, flush=True)
+    elif path == "/-/release":
+        waits.released[query].set()
+    return path.startswith("/-/")
+
+
 def application(environ, start_response):
     """Django, and what the `X-Around` header asks for around it:
 
-    stock         sentry_sdk's own SentryWsgiMiddleware
-    ours          vendored_integration's SentryWsgiMiddleware
     drop          a middleware that forgets the response, unread and unclosed
     drop-started  the same, after it has read one chunk
-
-    `/-/flush` is for the tests: not Django, not traced; what Sentry was given has been sent when
-    it answers. `/-/release?<batch>` lets the held streams of a batch go on.
     """
-    if environ["PATH_INFO"] in ("/-/flush", "/-/release"):
-        if environ["PATH_INFO"] == "/-/release":
-            released.setdefault(environ["QUERY_STRING"], threading.Event()).set()
-        else:
-            gc.collect()
-            sentry_sdk.flush(timeout=5)
+    if serve_test(environ["PATH_INFO"], environ["QUERY_STRING"], Blocking):
+        if environ["PATH_INFO"] == "/-/flush":
+            sentry_sdk.flush(5)
         start_response("204 No Content", [])
         return []
     around = environ.get("HTTP_X_AROUND")
-    if not around:
-        return django_application(environ, start_response)
-    if around == "stock":
-        from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
-
-        return SentryWsgiMiddleware(django_application)(environ, start_response)
-    if around == "ours":
-        from vendored_integration.wsgi import SentryWsgiMiddleware
-
-        return SentryWsgiMiddleware(django_application)(environ, start_response)
-    assert around in ("drop", "drop-started"), around
-    return _drop(environ, start_response, started=around == "drop-started")
+    if around:
+        return _drop(environ, start_response, started=around == "drop-started")
+    return django_application(environ, start_response)
 
 
 def _drop(environ, start_response, started):
@@ -636,43 +569,25 @@ def _drop(environ, start_response, started):
 async def asgi_application(scope, receive, send):
     """Django, and what the `X-Around` header asks for around it:
 
-    stock         sentry_sdk's own SentryAsgiMiddleware
-    ours          vendored_integration's SentryMiddleware
     stuck         a server whose send() of the second chunk never returns; it tells the gate
     disconnect    a server that tells the gate when the application knows that the client has gone
-
-    `/-/flush` and `/-/release` as in `application`.
     """
     if scope["type"] != "http":
         await django_asgi_application(scope, receive, send)
         return
-    if scope["path"] in ("/-/flush", "/-/release"):
-        if scope["path"] == "/-/release":
-            name = scope["query_string"].decode()
-            released_async.setdefault(name, asyncio.Event()).set()
-        else:
-            gc.collect()
+    query = scope["query_string"].decode()
+    if serve_test(scope["path"], query, Suspending):
+        if scope["path"] == "/-/flush":
             await asyncio.get_running_loop().run_in_executor(None, sentry_sdk.flush, 5)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
         return
     around = dict(scope["headers"]).get(b"x-around")
-    application = django_asgi_application
-    if around == b"stock":
-        from sentry_sdk.integrations.asgi import SentryAsgiMiddleware
-
-        application = SentryAsgiMiddleware(application)
-    elif around == b"ours":
-        from vendored_integration.asgi import SentryMiddleware
-
-        application = SentryMiddleware(application)
-    elif around == b"stuck":
-        send = _stuck(send, int(parse_qs(scope["query_string"])[b"stuck"][0]))
+    if around == b"stuck":
+        send = _stuck(send, int(parse_qs(query)["stuck"][0]))
     elif around == b"disconnect":
-        receive = _disconnect(receive, int(parse_qs(scope["query_string"])[b"gone"][0]))
-    else:
-        assert around is None, around
-    await application(scope, receive, send)
+        receive = _disconnect(receive, int(parse_qs(query)["gone"][0]))
+    await django_asgi_application(scope, receive, send)
 
 
 def _stuck(send, gate):

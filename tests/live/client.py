@@ -2,12 +2,9 @@
 
 import contextlib
 import http.client
-import http.server
 import socket
 import struct
-import threading
-from types import TracebackType
-from typing import Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import List, NamedTuple, Tuple
 
 TIMEOUT = 20  # seconds
 
@@ -19,51 +16,37 @@ class Response(NamedTuple):
     complete: bool  # False: the connection ended before the body did, as far as HTTP can tell
 
     @property
-    def comparable_headers(self) -> List[Tuple[str, str]]:
+    def comparable(self):
         """What an application decides on; the server's name and the clock left out."""
-        return sorted(
-            (name.lower(), value)
-            for name, value in self.headers
-            if name.lower() not in ("date", "server")
-        )
+        headers = sorted((name.lower(), value) for name, value in self.headers)
+        kept = [header for header in headers if header[0] not in ("date", "server")]
+        return self.status, kept, self.body, self.complete
 
 
-class Open:
+class Open(contextlib.ExitStack):
     """A request that has been sent. Nothing of its response is read before it is asked for:
 
     a server may send the headers only when the whole body has been produced.
     """
 
-    def __init__(
-        self,
-        port: int,
-        path: str,
-        headers: Optional[Dict[str, str]] = None,
-        method: str = "GET",
-        body: bytes = b"",
-    ) -> None:
-        lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: close"]
-        if body:
-            lines += [f"Content-Length: {len(body)}", "Content-Type: application/json"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
-        # Not an HTTPConnection: where the SDK is in use in this process as well, it would add
-        # the headers of a trace of its own to the request.
-        self._response = http.client.HTTPResponse(self._socket, method=method)
-        self._begun = False
-        try:
-            self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, port, path, headers=None, method="GET", body=b""):
+        super().__init__()
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        self.callback(self._connection.close)
+        self._response = None
+        more = {"Content-Type": "application/json"} if body else {}
+        headers = {"Connection": "close", **more, **(headers or {})}
+        self._connection.request(method, path, body or None, headers)
+        # The connection's own is closed with the response.
+        self._socket = self.enter_context(self._connection.sock.dup())
 
-    def read_headers(self) -> http.client.HTTPResponse:
-        if not self._begun:
-            self._begun = True
-            self._response.begin()
+    def read_headers(self):
+        if self._response is None:
+            self._response = self._connection.getresponse()
+            self.callback(self._response.close)
         return self._response
 
-    def read(self) -> Response:
+    def read(self):
         """All of it."""
         response = self.read_headers()
         pieces, complete = [], True
@@ -82,105 +65,46 @@ class Open:
             complete = False
         return Response(response.status, response.getheaders(), b"".join(pieces), complete)
 
-    def wait_until_closed(self) -> None:
+    def wait_until_closed(self):
         """The server has done with this request all that it does, but for its own clean-up."""
         with contextlib.suppress(ConnectionError):
             while self._socket.recv(65536):
                 pass
 
-    def hang_up(self) -> None:
+    def hang_up(self):
         """Reset the connection: the server's next write fails."""
         # With a linger time of 0, closing sends RST at once.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
-    def close(self) -> None:
-        # The response has a reference to the socket; without both it stays open.
-        self._response.close()
-        self._socket.close()
 
-    def __enter__(self) -> "Open":
-        return self
-
-    def __exit__(
-        self,
-        _type: Optional[Type[BaseException]],
-        _value: Optional[BaseException],
-        _tb: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-
-def fetch(
-    port: int, path: str, headers: Optional[Dict[str, str]] = None, method: str = "GET"
-) -> Response:
+def fetch(port, path, headers=None, method="GET"):
     with Open(port, path, headers, method) as response:
         return response.read()
 
 
-class Gate:
+class Gate(contextlib.ExitStack):
     """A point in a generator where it waits for the test; see `at_gate` in app.py.
 
     Leaving the `with` block opens it, so that a failed test leaves no server waiting.
     """
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self):
+        super().__init__()
+        self._listener = self.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._listener.settimeout(TIMEOUT)
-        self._peer: Optional[socket.socket] = None
+        self._peer = None
 
     @property
-    def port(self) -> int:
+    def port(self):
         return int(self._listener.getsockname()[1])
 
-    def wait_until_reached(self) -> None:
-        self._peer, _ = self._listener.accept()
+    def wait_until_reached(self):
+        peer, _ = self._listener.accept()
+        self._peer = self.enter_context(peer)
 
-    def open(self) -> None:
+    def open(self):
         if self._peer is None:
             self.wait_until_reached()
         assert self._peer is not None
         self._peer.close()
-
-    def __enter__(self) -> "Gate":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._peer is not None:
-            self._peer.close()
-        self._listener.close()
-
-
-class Recorder:
-    """An HTTP server that answers 200, and keeps the headers that it was sent."""
-
-    def __init__(self) -> None:
-        #: Of each request, with names in lower case.
-        self.headers: List[Dict[str, str]] = []
-        recorder = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                recorder.headers.append({name.lower(): v for name, v in self.headers.items()})
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    def __enter__(self) -> "Recorder":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()

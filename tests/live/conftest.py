@@ -10,16 +10,14 @@ Nothing is looked up inside a server: what counts is what Sentry (the sink) and 
 import sys
 import uuid
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from running import Live
-from sentry_sdk.consts import VERSION
-from sentry_sdk.integrations import django
 from servers import SERVERS, missing
+from support.sdk import LIFECYCLES
 
 # The lifecycles differ in the SDK's own code, not in the server's: one server of each kind.
 STREAM_LIFECYCLE = [
@@ -31,29 +29,23 @@ STREAM_LIFECYCLE = [
     "daphne",
 ]
 
-PARAMETERS = [(name, "static") for name in SERVERS] + [
-    (name, "stream") for name in STREAM_LIFECYCLE
-]
+PARAMETERS = [(name, LIFECYCLES[0]) for name in SERVERS]
+PARAMETERS += [(name, other) for other in LIFECYCLES[1:] for name in STREAM_LIFECYCLE]
 
 
-@pytest.fixture(scope="session", params=PARAMETERS, ids=lambda parameter: "-".join(parameter))
-def _live(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Live]:
+@pytest.fixture(scope="session", params=PARAMETERS, ids="-".join)
+def _live(request, tmp_path_factory):
     name, lifecycle = request.param
-    server = SERVERS[name]
-    reason = missing(server)
+    reason = missing(SERVERS[name])
     if reason:
         pytest.skip(reason)
-    if lifecycle == "stream" and not hasattr(django, "has_span_streaming_enabled"):
-        pytest.skip(f"sentry-sdk {VERSION} has no stream lifecycle for Django")
-    live = Live(server, lifecycle, tmp_path_factory)
+    live = Live(SERVERS[name], lifecycle, tmp_path_factory)
     yield live
     live.stop()
 
 
 @pytest.fixture
-def live(_live: Live) -> Iterator[Live]:
+def live(_live):
     for running in _live.running.values():
         running.sink.clear()
     yield _live
@@ -62,20 +54,20 @@ def live(_live: Live) -> Iterator[Live]:
 
 
 @pytest.fixture
-def request_id() -> str:
+def request_id():
     """Sent as `X-Request-Id`, by which a transaction is found."""
     return uuid.uuid4().hex
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
+def pytest_runtest_makereport(item, call):
     """Show what the servers wrote, and what Sentry received, below a failure."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    live = getattr(item, "funcargs", {}).get("_live") or getattr(item, "funcargs", {}).get("live")
+    live = getattr(item, "funcargs", {}).get("_live")
     if report.failed and isinstance(live, Live):
         for name, running in live.running.items():
-            report.sections.append(
-                (f"output of the server ({name})", running.process.output[-8000:])
-            )
-            report.sections.append((f"received by Sentry ({name})", running.sink.describe()))
+            report.sections += [
+                (f"output of the server ({name})", running.process.output[-8000:]),
+                (f"received by Sentry ({name})", running.sink.describe()),
+            ]

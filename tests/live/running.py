@@ -2,21 +2,21 @@
 
 import contextlib
 import http.client
+import json
 import os
-import re
 import uuid
-from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from types import MappingProxyType
 
 import pytest
-from client import TIMEOUT, Open, Response, fetch
-from seen import Trace, transactions
-from servers import Process, Server, missing
-from support.relay import complaints
+from client import TIMEOUT, Gate, Open, fetch
+from servers import Process, missing
+from support.sdk import LIFECYCLES, assert_accepted, status_of
 
 from sink import EnvelopeSink
+from traces import traces
 
 INTEGRATION = os.environ.get("LIVE_INTEGRATION", "ours")
+STREAM_OP = "http.server.stream"
 
 # Large enough that no socket buffer holds it: the server is not done before the client reads.
 FILE_CONTENT = os.urandom(64 * 1024) * 512 + b"the end"
@@ -30,19 +30,19 @@ class Running:
 
     def __init__(
         self,
-        server: Server,
-        directory: Path,
-        integration: str = INTEGRATION,
-        lifecycle: str = "static",
-        before: Optional[List[str]] = None,
-        **environment: str,
-    ) -> None:
+        server,
+        directory,
+        integration=INTEGRATION,
+        lifecycle=LIFECYCLES[0],
+        before=(),
+        **environment,
+    ):
         reason = missing(server)
         if reason:
             pytest.skip(reason)
         self.server = server
         self.lifecycle = lifecycle
-        self.directory = directory
+        (directory / "file").write_bytes(FILE_CONTENT)
         self.sink = EnvelopeSink().start()
         try:
             self.process = Process(
@@ -63,59 +63,46 @@ class Running:
             raise
         self.port = self.process.port
 
-    def stop(self) -> None:
+    def stop(self):
         try:
             self.process.stop()
         finally:
             self.sink.stop()
 
-    def __enter__(self) -> "Running":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         self.stop()
 
     # -- requests
 
-    def open(
-        self,
-        path: str,
-        request_id: str,
-        method: str = "GET",
-        headers: Optional[Dict[str, str]] = None,
-        body: bytes = b"",
-    ) -> Open:
+    def open(self, path, request_id, method="GET", headers=None, body=b""):
         return Open(self.port, path, {"X-Request-Id": request_id, **(headers or {})}, method, body)
 
-    def fetch(
-        self,
-        path: str,
-        request_id: str,
-        method: str = "GET",
-        headers: Optional[Dict[str, str]] = None,
-        body: bytes = b"",
-    ) -> Response:
-        with self.open(path, request_id, method, headers, body) as response:
+    @contextlib.contextmanager
+    def held(self, path, request_id, **more):
+        """A response whose body has got to its gate."""
+        query = "&" if "?" in path else "?"
+        with Gate() as gate, self.open(
+            f"{path}{query}gate={gate.port}", request_id, **more
+        ) as response:
+            gate.wait_until_reached()
+            yield response, gate
+
+    def fetch(self, path, request_id, **more):
+        with self.open(path, request_id, **more) as response:
             return response.read()
 
-    def fetch_failing(
-        self, path: str, request_id: str, method: str = "GET", body: bytes = b""
-    ) -> bytes:
-        """What there is of the body of a stream that fails after its first chunk."""
-        with self.open(path, request_id, method, body=body) as response:
-            if self.server.ends_failed:
-                return response.read().body
-            self.wait_for_transaction(request_id)
-            return b""
-
-    def fetch_failing_until_logged(self, path: str, request_id: str, logged: str) -> None:
-        """The same; it is over when the server has logged the error. `logged` is its last line."""
-        with self.open(path, request_id) as response:
+    def fetch_failing(self, path, request_id, **more):
+        """Fetch a stream that fails after its first chunk."""
+        with self.open(path, request_id, **more) as response:
             if self.server.ends_failed:
                 response.read()
-            self.process.wait_for_output([re.compile(re.escape(logged))])
+            else:
+                self.wait_for_transaction(request_id)
 
-    def fetch_on_one_connection(self, path: str, request_ids: List[str]) -> List[bytes]:
+    def fetch_on_one_connection(self, path, request_ids):
         """The bodies of requests that are made one after the other."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         with contextlib.closing(connection):
@@ -125,7 +112,7 @@ class Running:
                 bodies.append(connection.getresponse().read())
             return bodies
 
-    def flush(self) -> None:
+    def flush(self):
         """Let the SDK send all it has.
 
         While a response is open, a server that is not concurrent cannot answer this.
@@ -134,14 +121,18 @@ class Running:
 
     # -- what Sentry has seen
 
-    def wait_for_transaction(self, request_id: str) -> Trace:
+    def transactions(self, request_id):
+        """Those of the request with this `X-Request-Id`, in either lifecycle."""
+        return [t for t in traces(self.sink) if t.headers.get("x-request-id") == request_id]
+
+    def wait_for_transaction(self, request_id):
         """The request's transaction as soon as it is there. Nothing is asked of the server."""
         return self.sink.wait_for(
-            lambda sink: transactions(sink, request_id),
+            lambda sink: self.transactions(request_id),
             what="the transaction of request " + request_id,
         )[0]
 
-    def the_transaction(self, request_id: str) -> Trace:
+    def the_transaction(self, request_id):
         """The one transaction of a request that is over; there must not be a second one."""
         if not self.server.threads:
             # The SDK's threads run only while a request does. The first of these requests is also
@@ -151,87 +142,70 @@ class Running:
         self.wait_for_transaction(request_id)
         # What the server does after the response (its log) has been sent as well after this.
         self.flush()
-        found = transactions(self.sink, request_id)
+        found = self.transactions(request_id)
         assert len(found) == 1, "%d transactions for one request:\n%s" % (
             len(found),
             self.sink.describe(),
         )
         return found[0]
 
-    def check(self) -> None:
+    def check_outcome(self, trace, outcome, status):
+        """Its status is the static lifecycle's; the stream lifecycle knows only two."""
+        assert (trace.outcome, trace.status) == (outcome, status_of(self.lifecycle, status))
+
+    def check_one_error(self, trace, kind, message):
+        """One event, with the exception, in the trace; none from the server's log."""
+        (event,) = self.sink.errors()
+        value = event["exception"]["values"][-1]
+        assert (value["type"], value["value"]) == (kind, message)
+        context = event["contexts"]["trace"]
+        assert context["trace_id"] == trace.trace_id
+        assert context["span_id"] in trace.span_ids
+        assert event["transaction"] == trace.name
+        return event
+
+    def check(self):
         """All that has arrived is well-formed, and Relay has nothing to say against it."""
         assert not self.sink.rejected
         for event in self.sink.transactions() + self.sink.errors():
-            assert complaints(event) == [], event
+            assert_accepted(event)
 
 
 class Live:
     """One server in one lifecycle: several configurations, each started when it is first used."""
 
-    def __init__(
-        self, server: Server, lifecycle: str, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
+    #: By name: arguments of our integration.
+    OPTIONS = MappingProxyType(
+        {
+            "main": {"stream_op": STREAM_OP},
+            "impatient": {"response_timeout": 0.3},
+            "crowded": {"max_open_responses": 1},
+        }
+    )
+
+    def __init__(self, server, lifecycle, tmp_path_factory):
         self.server = server
         self.lifecycle = lifecycle
         self._tmp_path_factory = tmp_path_factory
-        self._running: Dict[str, Running] = {}
+        self.running = {}
 
-    def _get(self, name: str, **options: str) -> Running:
-        if name not in self._running:
-            directory = self._tmp_path_factory.mktemp(name)
-            (directory / "file").write_bytes(FILE_CONTENT)
-            self._running[name] = Running(
-                self.server, directory, lifecycle=self.lifecycle, **options
-            )
-        return self._running[name]
+    def get(self, name, integration=INTEGRATION, **environment):
+        """The one that has this name."""
+        if name not in self.running:
+            options = json.dumps(self.OPTIONS.get(name, {}))
+            self.running[name] = self.fresh(integration, OPTIONS=options, **environment)
+        return self.running[name]
 
     @property
-    def main(self) -> Running:
-        return self._get("main")
+    def main(self):
+        return self.get("main")
 
-    @property
-    def impatient(self) -> Running:
-        """`response_timeout` is 0.3 seconds."""
-        return self._get("impatient", RESPONSE_TIMEOUT="0.3")
-
-    @property
-    def crowded(self) -> Running:
-        """`max_open_responses` is 1."""
-        return self._get("crowded", MAX_OPEN="1")
-
-    @property
-    def channels(self) -> Running:
-        """Django beside consumers of Channels."""
-        return self._get("channels", ROUTER="channels")
-
-    def other(self, integration: str) -> Running:
-        """The same with another integration: stock, or none."""
-        return self._get(integration, integration=integration)
-
-    def fresh(self, **environment: str) -> Running:
+    def fresh(self, integration=INTEGRATION, **environment):
         """One that has just been started."""
-        directory = self._tmp_path_factory.mktemp("fresh")
-        return Running(self.server, directory, lifecycle=self.lifecycle, **environment)
+        directory = self._tmp_path_factory.mktemp("live")
+        return Running(self.server, directory, integration, self.lifecycle, **environment)
 
-    @contextlib.contextmanager
-    def logging(self) -> Iterator[Running]:
-        """One that logs an application's error; see Server.ends_failed."""
-        if self.server.ends_failed:
-            yield self.main
-        else:
-            with self.fresh() as running:
-                yield running
-
-    @property
-    def running(self) -> Dict[str, Running]:
-        return dict(self._running)
-
-    def stop(self) -> None:
-        failed: List[BaseException] = []
-        for running in self._running.values():
-            try:
-                running.stop()
-            except AssertionError as error:
-                failed.append(error)
-        if failed:
-            raise failed[0]
+    def stop(self):
+        with contextlib.ExitStack() as stack:
+            for running in self.running.values():
+                stack.callback(running.stop)

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Callable, List, Mapping, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 
@@ -43,23 +43,18 @@ class Server(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
 
 
-def _gunicorn(*arguments: str) -> Callable[[], List[str]]:
+def _gunicorn(*arguments):
     return lambda: [
         *(sys.executable, "-m", "gunicorn", "app:application", "--bind", "127.0.0.1:0"),
         *("--workers", "1", "--graceful-timeout", "5", "--timeout", "60"),
-        # Newer releases have it; no test talks to it, and its path is shared by all of them.
-        *(["--no-control-socket"] if _gunicorn_has_control_socket() else []),
+        # No test talks to it, and its path is shared by all of them. gunicorn 23, which an older
+        # Python gets, has none.
+        *(["--no-control-socket"] if sys.version_info >= (3, 10) else []),
         *arguments,
     ]
 
 
-def _gunicorn_has_control_socket() -> bool:
-    from gunicorn.config import KNOWN_SETTINGS
-
-    return any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
-
-
-def _uwsgi(*arguments: str) -> Callable[[], List[str]]:
+def _uwsgi(*arguments):
     return lambda: [
         _find("uwsgi") or "uwsgi",
         *("--http-socket", "127.0.0.1:0", "--module", "app:application", "--need-app"),
@@ -70,28 +65,28 @@ def _uwsgi(*arguments: str) -> Callable[[], List[str]]:
     ]
 
 
-def _runner(name: str) -> Callable[[], List[str]]:
+def _runner(name):
     return lambda: [sys.executable, str(HERE / "serve.py"), name]
 
 
-def _module(name: str, *arguments: str) -> Callable[[], List[str]]:
+def _module(name, *arguments):
     return lambda: [sys.executable, "-m", name, *arguments]
 
 
-def _uvicorn(http: str) -> Callable[[], List[str]]:
+def _uvicorn(http):
     return _module(
         *("uvicorn", "app:asgi_application", "--host", "127.0.0.1", "--port", "0"),
         *("--http", http, "--loop", "asyncio", "--timeout-graceful-shutdown", "1"),
     )
 
 
-def _find(program: str) -> Optional[str]:
+def _find(program):
     """Next to the interpreter first: the environment need not be activated."""
     beside = Path(sys.executable).parent / program
     return str(beside) if beside.exists() else shutil.which(program)
 
 
-SERVERS: Dict[str, Server] = {
+SERVERS = {
     "gunicorn-sync": Server("gunicorn", _gunicorn(), concurrent=False),
     "gunicorn-gthread": Server("gunicorn", _gunicorn("--threads", "4"), concurrent=True),
     "gunicorn-gevent": Server(
@@ -105,9 +100,7 @@ SERVERS: Dict[str, Server] = {
         "gunicorn", _gunicorn("--threads", "4", "--preload"), concurrent=True
     ),
     "uwsgi-threads": Server(
-        "uwsgi",
-        _uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"),
-        concurrent=False,
+        "uwsgi", _uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"), concurrent=False
     ),
     "uwsgi-no-threads": Server("uwsgi", _uwsgi(), concurrent=False, threads=False),
     "waitress": Server("waitress", _runner("waitress"), concurrent=True),
@@ -146,7 +139,7 @@ UWSGI_OFFLOAD = Server(
 )
 
 
-def missing(server: Server) -> Optional[str]:
+def missing(server):
     """Why this server cannot run here, or nothing."""
     if server.needs == "uwsgi":
         return None if _find("uwsgi") else "no uwsgi here"
@@ -156,13 +149,13 @@ def missing(server: Server) -> Optional[str]:
     return None
 
 
-_LISTENING = [
-    re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)"),  # gunicorn
-    re.compile(r"bound to TCP address 127\.0\.0\.1:(\d+)"),  # uWSGI
-    re.compile(r"listening on port (\d+)"),  # serve.py
-    re.compile(r"unning on http://127\.0\.0\.1:(\d+)"),  # uvicorn, hypercorn
-    re.compile(r"Listening on TCP address 127\.0\.0\.1:(\d+)"),  # daphne
-]
+_LISTENING = (
+    r"(?:Listening at: http://127\.0\.0\.1:"  # gunicorn
+    r"|bound to TCP address 127\.0\.0\.1:"  # uWSGI
+    r"|listening on port "  # serve.py
+    r"|unning on http://127\.0\.0\.1:"  # uvicorn, hypercorn
+    r"|Listening on TCP address 127\.0\.0\.1:)(\d+)"  # daphne
+)
 
 
 class Process:
@@ -171,17 +164,8 @@ class Process:
     `before` is put before its command line: strace and its arguments.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        environment: Dict[str, str],
-        cwd: Path,
-        before: Optional[List[str]] = None,
-    ) -> None:
-        if before is None:
-            before = []
-        self.server = server
-        self._lines: List[str] = []
+    def __init__(self, server, environment, cwd, before=()):
+        self._lines = []
         self._changed = threading.Condition()
         self._ended = False
         self._traced = bool(before)
@@ -190,11 +174,7 @@ class Process:
             # Not the checkout: the installed package is what the tests are about.
             cwd=str(cwd),
             env={
-                **{
-                    name: value
-                    for name, value in os.environ.items()
-                    if not name.startswith("SENTRY_")
-                },
+                **{name: text for name, text in os.environ.items() if "SENTRY_" not in name},
                 "PYTHONPATH": str(HERE),
                 "PYTHONUNBUFFERED": "1",
                 **server.environment,
@@ -215,7 +195,7 @@ class Process:
             self.stop()
             raise
 
-    def _read(self) -> None:
+    def _read(self):
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._changed:
@@ -226,62 +206,41 @@ class Process:
             self._changed.notify_all()
 
     @property
-    def output(self) -> str:
+    def output(self):
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for_output(
-        self, patterns: "List[re.Pattern[str]]", timeout: float = 10
-    ) -> "re.Match[str]":
-        """The first match of any of these in the output; an error if there is none."""
-
-        def look() -> "Optional[re.Match[str]]":
-            return next(filter(None, (pattern.search(self.output) for pattern in patterns)), None)
-
+    def wait_for_output(self, pattern, timeout=10):
+        """The first match in the output; an error if there is none."""
         with self._changed:
-            self._changed.wait_for(lambda: look() or self._ended, timeout)
-            found = look()
-        if found is None:
-            raise AssertionError(
-                "{} in the server's output; expected {}. It is:\n{}".format(
-                    "Not" if self._ended else "Not yet",
-                    [pattern.pattern for pattern in patterns],
-                    self.output,
-                )
-            )
+            self._changed.wait_for(lambda: re.search(pattern, self.output) or self._ended, timeout)
+            found = re.search(pattern, self.output)
+        assert found, f"expected {pattern!r} in the server's output:\n{self.output}"
         return found
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, number):
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout=20):
         """Wait for its end, and for the end of its output; return its exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         return status
 
-    def stop(self, by: int = signal.SIGTERM) -> None:
+    def stop(self, by=signal.SIGTERM):
         """End it as an operator would, and fail if it does not."""
-        clean = True
         if self._process.poll() is None:
             # strace does not pass the signal on, so the group gets it where there is one.
-            if self._traced:
-                os.killpg(self._process.pid, by)
-            else:
-                self._process.send_signal(by)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                clean = False
-        with contextlib.suppress(ProcessLookupError):
-            # What is left of the group: workers of a server that had to be killed.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._reader.join(10)
-        if self._process.stdout is not None:
+            send = os.killpg if self._traced else os.kill
+            send(self._process.pid, by)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end within 10 s of signal {by}:\n{self.output}") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                # What is left of the group: workers of a server that had to be killed.
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self.wait()
+            assert self._process.stdout is not None
             self._process.stdout.close()
-        if not clean:
-            raise AssertionError(
-                f"the server did not end within 10 s of {signal.Signals(by).name}. Its output:\n"
-                + self.output
-            )

@@ -4,24 +4,21 @@
     python tests/live/table.py --write    put it into docs/servers.md
     python tests/live/table.py --check    exit 1 if docs/servers.md has other servers
 
-Run it with the Python that has run the tests, .tox/live-sdk2.75.0/bin/python: the
-versions are those that are installed beside it. --check does not compare versions.
+Run it with the Python that has run the tests, .tox/live-newest/bin/python: the versions are those that are installed beside it. --check does not compare versions.
 """
 
 import argparse
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
 
-from servers import SERVERS, Server
+from servers import SERVERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "servers.md"
-BLOCK = re.compile(r"(?s)(<!-- servers -->\n)(.*)(<!-- /servers -->)")
 
 
-def table() -> str:
+def table():
     """Markdown, a row for each server."""
     beside = ", ".join(f"{name} {_version(name)}" for name in ("sentry-sdk", "Django"))
     lines = [
@@ -34,7 +31,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, server: Server) -> str:
+def _row(name, server):
     needs = server.needs.split()
     if name.startswith("gunicorn") and "gunicorn" not in needs:
         needs.insert(0, "gunicorn")
@@ -49,7 +46,7 @@ def _row(name: str, server: Server) -> str:
     )
 
 
-def _version(name: str) -> str:
+def _version(name):
     if name == "wsgiref":
         return "of Python"
     try:
@@ -58,13 +55,13 @@ def _version(name: str) -> str:
         return "(not installed)"
 
 
-def _without_versions(text: str) -> str:
+def _without_versions(text):
     """What has to be the same everywhere: the second column and the first line left out."""
     rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
     return "\n".join("|".join(row[:2] + row[3:]) for row in rows)
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,34 +69,20 @@ def main() -> int:
     what.add_argument("--write", action="store_true", help="put it into docs/servers.md")
     what.add_argument("--check", action="store_true", help="exit 1 if that has other servers")
     options = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    found = BLOCK.search(text)
-    if found is None:
-        print(
-            f"error: {PAGE.name}: expected the lines <!-- servers --> and <!-- /servers --> in it",
-            file=sys.stderr,
-        )
-        return 2
-    if options.check:
-        if _without_versions(found[2]) == _without_versions(table()):
-            return 0
-        print("docs/servers.md: other servers; next: python tests/live/table.py --write")
-        return 1
-    if not options.write:
-        print(table(), end="")
-    elif "(not installed)" in table():
-        print(
-            "error: a server is not installed here\n"
-            "  expected: the environment of the live tests\n"
-            "  next: .tox/live-sdk2.75.0/bin/python tests/live/table.py --write",
-            file=sys.stderr,
-        )
-        return 2
-    else:
-        PAGE.write_text(text[: found.start(2)] + table() + text[found.end(2) :], encoding="utf-8")
-        print("docs/servers.md: written")
-    return 0
+    made = table()
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- servers -->\n")
+    found, end, after = rest.partition("<!-- /servers -->")
+    if not end:
+        sys.exit("docs/servers.md: expected the lines <!-- servers --> and <!-- /servers --> in it")
+    if options.check and _without_versions(found) != _without_versions(made):
+        sys.exit("docs/servers.md: other servers; next: python tests/live/table.py --write")
+    if options.write and "(not installed)" in made:
+        sys.exit("a server is not installed here; next: .tox/live-newest/bin/python " + sys.argv[0])
+    if options.write:
+        PAGE.write_text(before + begin + made + end + after, encoding="utf-8")
+    elif not options.check:
+        print(made, end="")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,20 +1,18 @@
 """What a server's process says of itself: its counters, and what is wrong with it."""
 
 import json
-from typing import Any, Dict
 
 import pytest
-from running import INTEGRATION, Live, Running
+from running import INTEGRATION
 
 pytestmark = pytest.mark.skipif(INTEGRATION != "ours", reason="stock says nothing")
 
 
-def state(running: Running) -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads(running.fetch("/state/", "state").body)
-    return found
+def state(running):
+    return json.loads(running.fetch("/state/", "state").body)
 
 
-def test_stream_is_counted(live: Live, request_id: str) -> None:
+def test_stream_is_counted(live, request_id):
     """In the process that has served it, by its outcome, whatever the server."""
     before = state(live.main)["stats"]
     live.main.fetch("/stream/", request_id)
@@ -32,7 +30,7 @@ def test_stream_is_counted(live: Live, request_id: str) -> None:
     assert (after["threads"] > 0) == live.server.threads
 
 
-def test_server_without_threads(live: Live) -> None:
+def test_server_without_threads(live):
     """uWSGI without --enable-threads: it is found, and the log says so, once."""
     expected = [] if live.server.threads else ["vendored_integration.W003"]
     assert state(live.main)["findings"] == expected

@@ -1,19 +1,17 @@
 """10,000 streams open at once in one process: each is traced, and each is ended, once."""
 
+import json
 import resource
 import socket
 import threading
 from collections import Counter
-from pathlib import Path
-from typing import Dict, Iterator, List
 
 import pytest
 from client import fetch
 from running import INTEGRATION, Running
 from servers import SERVERS, Server, _gunicorn
 
-from sink import EnvelopeSink, Item
-from traces import Trace, traces
+from traces import traces
 
 STREAMS = 10_000
 BATCH = 100
@@ -36,7 +34,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def _descriptors() -> Iterator[None]:
+def _descriptors():
     """So many sockets here, and as many in the server."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = STREAMS + 500
@@ -47,30 +45,7 @@ def _descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Heard:
-    """Counts the transactions that arrive: to parse all of them at each arrival takes too long."""
-
-    def __init__(self, sink: EnvelopeSink, awaited: int) -> None:
-        self._lock = threading.Lock()
-        self._awaited = awaited
-        self._count = 0
-        self._all = threading.Event()
-        self._sink = sink
-        sink.on_item = self._take
-
-    def _take(self, item: Item) -> None:
-        with self._lock:
-            self._count += item.type == "transaction"
-            if self._count >= self._awaited:
-                self._all.set()
-
-    def wait(self) -> None:
-        found = self._all.wait(PATIENCE)
-        reports = self._sink.client_reports()
-        assert found, f"{self._count} of {self._awaited} transactions; {reports}"
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
+def read_until(sock, end):
     received = b""
     while end not in received:
         more = sock.recv(65536)
@@ -79,7 +54,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
     return received
 
 
-def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
+def open_all(port, path, streams):
     """Open them, and read the first chunk of each. A batch is older than the next one."""
     for start in range(0, STREAMS, BATCH):
         for number in range(start, start + BATCH):
@@ -92,13 +67,17 @@ def open_all(port: int, path: str, streams: "List[socket.socket]") -> None:
             read_until(stream, b"first\n")
 
 
-def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Trace]":
+def serve(server, path, directory, max_open):
     """Hold all of them open, release them, read them to their ends; what Sentry has heard."""
-    streams: "List[socket.socket]" = []
+    streams = []
     # At its end whatever could be heard has been heard.
-    with Running(server, directory, MAX_OPEN=str(max_open), **ENVIRONMENT) as running:
+    with Running(
+        server, directory, OPTIONS=json.dumps({"max_open_responses": max_open}), **ENVIRONMENT
+    ) as running:
         try:
-            heard = Heard(running.sink, STREAMS)
+            # To parse all that has arrived at each arrival would take too long.
+            arrived = threading.Semaphore(0)
+            running.sink.on_item = lambda item: item.type == "transaction" and arrived.release()
             open_all(running.port, path, streams)
             # Not all at once: under gevent nothing else would run meanwhile, and a connection to
             # Sentry that is being used could time out.
@@ -106,16 +85,17 @@ def serve(server: Server, path: str, directory: Path, max_open: int) -> "List[Tr
                 assert fetch(running.port, f"/-/release?{start}").status == 204
                 for stream in streams[start : start + BATCH]:
                     assert b"last\n" in read_until(stream, b"0\r\n\r\n")
-            heard.wait()
+            for number in range(STREAMS):
+                assert arrived.acquire(timeout=PATIENCE), (number, running.sink.client_reports())
         finally:
             for stream in streams:
                 stream.close()
     return traces(running.sink)
 
 
-def check(found: "List[Trace]", evicted: int) -> None:
+def check(found, evicted):
     """Each stream has one transaction; of the oldest, as many as there were too many, are evicted."""
-    outcomes: "Dict[int, str]" = {}
+    outcomes = {}
     for trace in found:
         number = int(trace.headers["x-request-id"])
         assert number not in outcomes, f"stream {number} has two transactions"
@@ -129,13 +109,13 @@ def check(found: "List[Trace]", evicted: int) -> None:
 
 
 @pytest.mark.usefixtures("_descriptors")
-def test_uvicorn(tmp_path: Path) -> None:
+def test_uvicorn(tmp_path):
     """As many as the default max_open_responses: none is evicted."""
     found = serve(SERVERS["uvicorn-httptools"], "/stream-held-async/", tmp_path, STREAMS)
     check(found, evicted=0)
 
 
 @pytest.mark.usefixtures("_descriptors")
-def test_gunicorn_gevent(tmp_path: Path) -> None:
+def test_gunicorn_gevent(tmp_path):
     """1,000 more than max_open_responses: the oldest 1,000 are evicted."""
     check(serve(GEVENT, "/stream-held/", tmp_path, STREAMS - 1000), evicted=1000)

@@ -3,12 +3,10 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from client import Gate
 from running import INTEGRATION, Running
-from seen import transactions
 from servers import SERVERS
 
 PARTS = 20
@@ -23,18 +21,20 @@ pytestmark = [
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    with Running(SERVER, tmp_path, ON_TIMEOUT="continue", MAX_SPANS=str(SPANS)) as running:
+def running(tmp_path):
+    with Running(
+        SERVER, tmp_path, OPTIONS='{"on_timeout": "continue"}', MAX_SPANS=str(SPANS)
+    ) as running:
         yield running
 
 
-def resident(pid: int) -> int:
+def resident(pid):
     """The memory of a process in KiB, as far as it is in RAM (VmRSS)."""
     (found,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found)
 
 
-def test_100_000_spans(running: Running, request_id: str) -> None:
+def test_100_000_spans(running, request_id):
     """All of them arrive, in 20 transactions of one trace; memory is flat after the first part.
 
     Flat: while the later parts are open and full, the worker has never more memory than
@@ -60,7 +60,7 @@ def test_100_000_spans(running: Running, request_id: str) -> None:
             gate.open()
         assert response.read().complete
     running.sink.wait_for(lambda sink: len(sink.transactions()) == PARTS, what="the last part")
-    found = transactions(running.sink, request_id)
+    found = running.transactions(request_id)
     assert len({trace.trace_id for trace in found}) == 1
     counted = Counter(span.name for trace in found for span in trace.spans)
     assert counted == {f"span {part}.{n}": 1 for part in range(PARTS) for n in range(SPANS)}
