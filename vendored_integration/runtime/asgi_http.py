@@ -12,7 +12,7 @@ from .bindings import Bindings
 from .body_stats import BodyStats
 from .open_response import OpenResponse
 from .options import DEFAULT_OPTIONS, Options
-from .process import internal_error
+from .process import counts, internal_error
 from .registry import workers
 from .request_data import take_request_data
 from .sdk import options_of_integration, remember_reported
@@ -40,7 +40,7 @@ class HttpRequest(AsgiRequest):
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
-        stats.interfaces["asgi"] = None
+        counts["asgi"] = 1
         workers.poll()
         sigterm.watch()
         self._method = scope.get("method")

@@ -22,7 +22,7 @@ from . import stats
 from .body_stats import BodyStats
 from .cleanup import close_new_connections
 from .options import Options
-from .process import internal_error, lock, logger
+from .process import counts, internal_error, lock, logger
 from .registry import registry, workers
 
 OPEN, DETACHED, CLOSED = "open", "detached", "closed"
@@ -187,7 +187,8 @@ class OpenResponse:
     def _log_late_spans(self) -> None:
         count = 0 if self.root is None else self.root.late_spans()
         if count:
-            stats.count_lost_spans(count)
+            with lock:
+                counts["lost_spans"] += count
             logger.warning(
                 "%d span(s) of %r were made after its transaction had ended (%s), and are "
                 'lost; on_timeout="continue" keeps those after a response_timeout',

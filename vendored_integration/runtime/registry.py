@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from . import process
-from .process import internal_error, lock
+from .process import counts, internal_error, lock
 from .sdk import shutdown_timeout
 from .workers import make_workers
 
@@ -91,8 +91,6 @@ class Registry:
         self.open: "OrderedDict[OpenResponse, None]" = OrderedDict()
         #: Whose transaction was sent early.
         self.detached: "Set[OpenResponse]" = set()
-        #: The most that were open at the same time.
-        self.peak = 0
         self.deadlines = Deadlines()
         self._inherited: "List[OpenResponse]" = []
         self._exit_handler_set = False
@@ -117,8 +115,7 @@ class Registry:
             if len(self.open) > limit:
                 oldest = self.open.popitem(last=False)[0]
                 self.detached.add(oldest)
-            elif len(self.open) > self.peak:
-                self.peak = len(self.open)
+            counts["peak"] = max(counts["peak"], len(self.open))
         if timeout is not None:
             self.set_deadline(response, timeout)
         return oldest
@@ -189,7 +186,6 @@ class Registry:
             self._inherited.append(response)
         self.open.clear()
         self.detached.clear()
-        self.peak = 0
         self.deadlines = Deadlines()
 
 
