@@ -66,8 +66,6 @@ def _is_current(context: Context) -> bool:
 class RequestContext:
     """The context that one WSGI request runs in: a copy of the server's, its own alone."""
 
-    __slots__ = ("context", "before", "root", "_published", "_tokens")
-
     def __init__(self, context: Context) -> None:
         self.context = context
         #: What the server's context was when the request began.

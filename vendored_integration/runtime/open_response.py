@@ -34,19 +34,6 @@ class OpenResponse:
     More than 7 attributes: what was given, what is measured, and the state.
     """
 
-    __slots__ = (
-        "root",
-        "snapshot",
-        "options",
-        "stats",
-        "streaming",
-        "loop_thread",
-        "_finish",
-        "_state",
-        "_detached_as",
-        "_is_sending_part",
-    )
-
     def __init__(
         self,
         root: Any,

@@ -83,18 +83,6 @@ class WsgiRequest(RequestContext):
     request, and how far its body was read.
     """
 
-    __slots__ = (
-        "_is_head",
-        "_file_wrapper",
-        "_start_response",
-        "_started",
-        "_middleware",
-        "_bindings",
-        "opened",
-        "is_exhausted",
-        "is_cut_short",
-    )
-
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         super().__init__(copy_context())
         # Not environ itself: uWSGI uses it again.
