@@ -10,7 +10,6 @@ its ``finally``, and cannot tell a ``close()`` from being dropped.
 """
 
 import contextlib
-from contextvars import copy_context
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
@@ -28,16 +27,14 @@ class _ScopedResponse:
     """A plain response, iterated and closed in its request's context.
 
     It bears the name, and takes the arguments, of the class that it replaces in upstream's
-    module. Its transaction has ended.
+    module. Its transaction has ended. Upstream's own, without a request, is thrown away.
     """
 
     __slots__ = ("_response", "_request", "__weakref__")
 
-    def __init__(
-        self, scope: Any, response: Any, request: "Optional[RequestContext]" = None
-    ) -> None:
+    def __init__(self, scope: Any, response: Any, request: Any = None) -> None:
         self._response = response
-        self._request: Any = request or RequestContext(copy_context())
+        self._request = request
 
     @reports_errors
     def __iter__(self) -> "Iterator[Any]":
