@@ -80,7 +80,7 @@ class OpenResponse:
         except BaseException:
             with lock:
                 self._state = CLOSED
-                registry.discard(self, timeout)
+                registry.discard(self)
             raise
         if oldest is not None:
             oldest.detach("evicted", in_background=True)
@@ -106,7 +106,7 @@ class OpenResponse:
             state, self._state = self._state, CLOSED
             if state is CLOSED:
                 return False
-            registry.discard(self, self.options.response_timeout)
+            registry.discard(self)
             # (it leads back to this object)
             finish, self._finish = self._finish, None
         is_ended_here = state is OPEN
@@ -129,7 +129,7 @@ class OpenResponse:
             if self._state is not OPEN:
                 return
             self._state, self._detached_as = DETACHED, outcome
-            registry.detach(self, self.options.response_timeout)
+            registry.detach(self)
             copied = None if self.root is None else self.root.detach()
         if in_background:
             workers.submit(partial(self._send, copied, outcome))
@@ -190,7 +190,7 @@ class OpenResponse:
         with lock:
             if self._state is not OPEN:
                 return
-            registry.set_deadline(self, timeout)
+            registry.set_deadline(self.expire, timeout)
             if self._is_sending_part:
                 return  # the user's hook hangs: one worker is enough
             part = self._begin_next_part()
