@@ -14,14 +14,9 @@ import os
 import sys
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import sentry_sdk.integrations.logging as sdk_logging
-
-if TYPE_CHECKING:
-    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
-else:
-    _LoggerAdapter = logging.LoggerAdapter
 
 #: The lock of this package; see above.
 lock = threading.RLock()
@@ -50,7 +45,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _Logger(_LoggerAdapter):
+class _Logger(logging.LoggerAdapter):  # type: ignore[type-arg]
     """Logs, and does not raise what a handler raises."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
