@@ -13,21 +13,27 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .django import DjangoIntegration, StreamAwareDjangoIntegration
-    from .filters import exclude_events
-    from .runtime.stats import stats
-    from .runtime.trace_stream import trace_stream
-    from .transport import bounded_transport
+    from ._release import __version__ as __version__
+    from .django import DjangoIntegration as DjangoIntegration
+    from .django import StreamAwareDjangoIntegration as StreamAwareDjangoIntegration
+    from .filters import exclude_events as exclude_events
+    from .runtime.stats import stats as stats
+    from .runtime.trace_stream import trace_stream as trace_stream
+    from .transport import bounded_transport as bounded_transport
 
-__all__ = [
-    "DjangoIntegration",
-    "StreamAwareDjangoIntegration",
-    "__version__",
-    "bounded_transport",
-    "exclude_events",
-    "stats",
-    "trace_stream",
-]
+#: Where the public names are. They are not imported above: a Flask application that uses
+#: only .wsgi need not import Django.
+_MODULES = {
+    "DjangoIntegration": ".django",
+    "StreamAwareDjangoIntegration": ".django",
+    "__version__": "._release",
+    "bounded_transport": ".transport",
+    "exclude_events": ".filters",
+    "stats": ".runtime.stats",
+    "trace_stream": ".runtime.trace_stream",
+}
+
+__all__ = list(_MODULES)
 
 
 def _to_report() -> bool:
@@ -44,22 +50,9 @@ def _to_report() -> bool:
 
 
 if not _to_report():
-    from ._release import __version__, check_sdk
+    from ._release import check_sdk
 
     check_sdk()
-
-
-#: Where the public names are. They are not imported above: a Flask application that uses
-#: only .wsgi need not import Django.
-_MODULES = {
-    "DjangoIntegration": ".django",
-    "StreamAwareDjangoIntegration": ".django",
-    "__version__": "._release",
-    "bounded_transport": ".transport",
-    "exclude_events": ".filters",
-    "stats": ".runtime.stats",
-    "trace_stream": ".runtime.trace_stream",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ from weakref import WeakSet
 from sentry_sdk.transport import HttpTransport
 from urllib3.util import Retry, Timeout
 
+from .runtime.options import check_whole
 from .runtime.process import after_fork_in_child, logger
 from .runtime.sdk import unrecorded
 
@@ -71,11 +72,11 @@ def bounded_transport(
         return BoundedTransport
     if queue_size is not None:
         # To the SDK's queue, 0 means that there is no limit.
-        _check_whole("queue_size", queue_size, 1)
+        check_whole("queue_size", queue_size, 1)
     if timeout is not None and not isinstance(timeout, Timeout):
         timeout = Timeout(total=timeout)
     if not isinstance(retries, Retry):
-        _check_whole("retries", retries, 0)
+        check_whole("retries", retries, 0)
         retries = Retry(retries)
     bounds = {
         "queue_size": queue_size,
@@ -85,12 +86,6 @@ def bounded_transport(
         "retries": retries.new(raise_on_status=False),
     }
     return type("BoundedTransport", (BoundedTransport,), bounds)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        error = ValueError if isinstance(value, int) else TypeError
-        raise error(f"{name} must be a whole number, at least {least}; got {value!r}")
 
 
 class BoundedTransport(HttpTransport):

@@ -9,15 +9,14 @@ from typing import Any, Callable, Optional
 
 import sentry_sdk
 import sentry_sdk.integrations.asgi
-import sentry_sdk.scope
 from sentry_sdk.integrations.asgi import _asgi_middleware_applied, _capture_exception
 from sentry_sdk.utils import capture_internal_exceptions
 
 from .asgi_http import HttpRequest
-from .asgi_request import AsgiRequest, Lifespan, current_request, running
+from .asgi_request import AsgiRequest, Lifespan
 from .options import Options
 from .process import internal_error
-from .reported import note_requests, reports_errors
+from .reported import current_request, reports_errors, running
 
 _PROTOCOLS = {"http": HttpRequest, "lifespan": Lifespan}
 
@@ -76,7 +75,7 @@ class SentryAsgiMiddleware(sentry_sdk.integrations.asgi.SentryAsgiMiddleware):
     @reports_errors
     async def _observed(self, scope: Any, receive: Any, send: Any) -> Any:
         """Call the application. Upstream does, in the innermost of its ``with`` blocks."""
-        request: Any = current_request()
+        request = current_request()
         try:
             request.begin(self.stream_options, send)
         except Exception:
@@ -129,28 +128,3 @@ def _name(get_name_and_source: "Callable[..., Any]", *args: Any) -> Any:
     if request is not None:
         unrouted["root_path"] = request.root_path  # mounting has changed it
     return get_name_and_source(*style, unrouted)
-
-
-def _drop_unreported(event: Any, hint: Any) -> Any:
-    """Drop an unhandled error that is none: a hang-up, or one that has its event.
-
-    An event processor. The SDK may have middleware of its own in between, and in more than
-    one context.
-    """
-    hint = hint or {}
-    error: "Optional[BaseException]" = (hint.get("exc_info") or (None, None))[1]
-    if error is not None and "log_record" not in hint:
-        request = current_request()
-        if request is not None and _is_unhandled(event) and not request.reports(error):
-            return None
-    return event
-
-
-def _is_unhandled(event: Any) -> bool:
-    """Whether a middleware reports an error, and not the application itself."""
-    values = event.get("exception", {}).get("values") or [{}]
-    return (values[-1].get("mechanism") or {}).get("handled") is False
-
-
-sentry_sdk.scope.add_global_event_processor(_drop_unreported)
-note_requests(lambda: bool(_asgi_middleware_applied.get(False)))

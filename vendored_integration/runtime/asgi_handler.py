@@ -7,9 +7,9 @@ from types import AsyncGeneratorType
 from typing import Any, Optional
 
 from .asgi_http import HttpRequest
-from .asgi_request import current_request
 from .bindings import Bindings, bindings_of
 from .process import internal_error
+from .reported import current_request
 
 
 def patch_asgi_handler() -> None:

@@ -4,7 +4,7 @@ import threading
 import traceback
 from contextvars import Context, copy_context
 from time import perf_counter
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from . import sigterm, stats
 from .asgi_request import AsgiRequest, Receive, Send
@@ -12,7 +12,7 @@ from .bindings import Bindings
 from .body_stats import BodyStats
 from .open_response import OpenResponse
 from .options import DEFAULT_OPTIONS, Options
-from .process import internal_error
+from .process import counts, internal_error
 from .registry import workers
 from .request_data import take_request_data
 from .sdk import options_of_integration, remember_reported
@@ -20,27 +20,12 @@ from .sdk import options_of_integration, remember_reported
 Message = Dict[str, Any]
 
 
-class _AsgiBodyStats(BodyStats):
-    """Keeps the time of sending: the application makes the body whenever none is sent."""
-
-    __slots__ = ("send_time",)
-
-    def __init__(self, started: float) -> None:
-        super().__init__(started)
-        self.iterated = self.last_step = started
-        #: Spent in the server's send().
-        self.send_time = 0.0
-
-    def times(self) -> "Tuple[float, float]":
-        return self.last_step - self.iterated - self.send_time, self.send_time
-
-
 class HttpRequest(AsgiRequest):
     """An HTTP request and its response. More than 7 attributes: see ``AsgiRequest``."""
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
-        stats.interfaces["asgi"] = None
+        counts["asgi"] = 1
         workers.poll()
         sigterm.watch()
         self._method = scope.get("method")
@@ -61,7 +46,9 @@ class HttpRequest(AsgiRequest):
         # Whether all that was to be sent has been sent.
         self._is_complete = False
         self._content_length: "Optional[int]" = None
-        self._stats = _AsgiBodyStats(perf_counter())
+        self._stats = BodyStats(perf_counter())
+        # The application makes the body whenever none is sent.
+        self._stats.iterated = self._stats.last_step = self._stats.started
 
     def begin(self, options: "Optional[Options]", upstream_send: Send) -> None:
         super().begin(options, upstream_send)
@@ -98,8 +85,8 @@ class HttpRequest(AsgiRequest):
         except OSError as error:
             self._send_error = error
             raise
-        body.last_step = now = perf_counter()
-        body.send_time += now - asked
+        body.produce_time += asked - body.last_step
+        body.last_step = perf_counter()
 
     async def _send_and_read(self, message: Message, asked: float) -> None:
         """Send a message that begins the response, ends it, or is out of the ordinary."""
@@ -118,8 +105,8 @@ class HttpRequest(AsgiRequest):
             # After the last message Django closes the response.
             if bindings is not None and (is_start or message.get("more_body")):
                 bindings.enter()
-        body.last_step = now = perf_counter()
-        body.send_time += now - asked
+        body.produce_time += asked - body.last_step
+        body.last_step = perf_counter()
         if completes:
             self._is_complete = True
 

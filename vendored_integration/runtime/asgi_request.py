@@ -7,7 +7,6 @@ tell. The application gets :meth:`AsgiRequest.receive` and :meth:`AsgiRequest.se
 """
 
 import asyncio
-from contextvars import ContextVar
 from typing import Any, Awaitable, Callable, Optional, Tuple
 
 import sentry_sdk
@@ -20,17 +19,6 @@ from .shutdown import SHUT_DOWN, flush
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[Any]]
-
-#: The ASGI request that the running context belongs to. A weak reference: tasks that the
-#: application has left behind keep their context, and must not keep the connection by it.
-running: "ContextVar[Callable[[], Optional[AsgiRequest]]]" = ContextVar(
-    "vendored_integration_running", default=lambda: None
-)
-
-
-def current_request() -> "Optional[AsgiRequest]":
-    """Return the running request, if it is an ASGI request of ours."""
-    return running.get()()
 
 
 class AsgiRequest:

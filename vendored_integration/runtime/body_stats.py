@@ -1,7 +1,7 @@
 """What is measured of a response and its body, under WSGI and ASGI alike."""
 
 from time import perf_counter
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 #: Milliseconds in a second.
 _MS = 1e3
@@ -14,21 +14,6 @@ class BodyStats:
     to the application's response, nor to what the server has. More than 7 attributes: one
     for each figure that is told.
     """
-
-    __slots__ = (
-        "started",
-        "returned",
-        "chunks",
-        "size",
-        "file_size",
-        "first_chunk",
-        "last_chunk",
-        "longest_gap",
-        "open_db_connections",
-        "iterated",
-        "last_step",
-        "produce_time",
-    )
 
     def __init__(self, started: float) -> None:
         #: When the request began.
@@ -54,7 +39,7 @@ class BodyStats:
         self.iterated = 0.0
         #: When the body was last left, for the server to send a chunk. 0: not yet.
         self.last_step = 0.0
-        #: Spent within the body (WSGI).
+        #: Spent in making the body.
         self.produce_time = 0.0
 
     def count(self, size: int, now: float) -> None:
@@ -74,21 +59,13 @@ class BodyStats:
         self.last_step = now = perf_counter()
         self.produce_time += now - started
 
-    def times(self) -> "Tuple[float, float]":
-        """Return the time within the body, and the time in which the server sent it.
-
-        One of them is kept for each chunk; the other is the rest.
-        """
-        total = self.last_step - self.iterated
-        # A step that ends just now must not make it negative.
-        return self.produce_time, max(0.0, total - self.produce_time)
-
     def data(self) -> "Dict[str, Any]":
         """Return what is told about a streaming response (times in milliseconds)."""
-        produce_time, send_time = self.times()
+        # The rest of the time. A step that ends just now must not make it negative.
+        send_time = max(0.0, self.last_step - self.iterated - self.produce_time)
         data: "Dict[str, Any]" = {
             "http.response.stream.chunks": self.chunks,
-            "http.response.stream.produce_time": produce_time * _MS,
+            "http.response.stream.produce_time": self.produce_time * _MS,
             "http.response.stream.send_time": send_time * _MS,
             "http.server.return_time": (self.returned - self.started) * _MS,
         }

@@ -20,13 +20,15 @@ request_access: "ContextVar[Optional[str]]" = ContextVar(
     "vendored_integration_request_access", default=None
 )
 
+#: Hold the SDK's scopes of a context.
+SCOPE_VARIABLES = (sentry_sdk.scope._isolation_scope, sentry_sdk.scope._current_scope)
+
 #: The SDK's variables and ours: the server's context keeps its own values of them.
 OWN_VARIABLES: "FrozenSet[ContextVar[Any]]" = frozenset(
     (
         django_response,
         request_access,
-        sentry_sdk.scope._isolation_scope,
-        sentry_sdk.scope._current_scope,
+        *SCOPE_VARIABLES,
         sentry_sdk.integrations.wsgi._wsgi_middleware_applied,
     )
 )
@@ -65,8 +67,6 @@ def _is_current(context: Context) -> bool:
 
 class RequestContext:
     """The context that one WSGI request runs in: a copy of the server's, its own alone."""
-
-    __slots__ = ("context", "before", "root", "_published", "_tokens")
 
     def __init__(self, context: Context) -> None:
         self.context = context

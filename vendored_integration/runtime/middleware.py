@@ -11,7 +11,7 @@ import sentry_sdk
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 from . import spans
-from .contexts import request_access
+from .contexts import SCOPE_VARIABLES, request_access
 from .process import internal_error
 
 Middleware = Generator[Any, Any, Any]
@@ -56,7 +56,7 @@ def resume(middleware: Middleware, response: Any, error: "Optional[BaseException
     :param error: what it has raised, if it has. The caller raises it.
     :return: what upstream returns.
     """
-    scopes = spans.scope_variables()
+    scopes = [variable.get() for variable in SCOPE_VARIABLES]
     try:
         if error is None:
             middleware.send(response)
@@ -75,7 +75,8 @@ def resume(middleware: Middleware, response: Any, error: "Optional[BaseException
         else:
             raise  # a signal handler's, such as the server's own SystemExit
     finally:
-        spans.restore_scopes(scopes)
+        for variable, scope in zip(SCOPE_VARIABLES, scopes):
+            variable.set(scope)
         # A later event reads nothing from the client, and queries nothing.
         request_access.set("cached")
     return None

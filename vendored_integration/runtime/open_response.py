@@ -22,7 +22,7 @@ from . import stats
 from .body_stats import BodyStats
 from .cleanup import close_new_connections
 from .options import Options
-from .process import internal_error, lock, logger
+from .process import counts, internal_error, lock, logger
 from .registry import registry, workers
 
 OPEN, DETACHED, CLOSED = "open", "detached", "closed"
@@ -33,19 +33,6 @@ class OpenResponse:
 
     More than 7 attributes: what was given, what is measured, and the state.
     """
-
-    __slots__ = (
-        "root",
-        "snapshot",
-        "options",
-        "stats",
-        "streaming",
-        "loop_thread",
-        "_finish",
-        "_state",
-        "_detached_as",
-        "_is_sending_part",
-    )
 
     def __init__(
         self,
@@ -93,7 +80,7 @@ class OpenResponse:
         except BaseException:
             with lock:
                 self._state = CLOSED
-                registry.discard(self, timeout)
+                registry.discard(self)
             raise
         if oldest is not None:
             oldest.detach("evicted", in_background=True)
@@ -119,7 +106,7 @@ class OpenResponse:
             state, self._state = self._state, CLOSED
             if state is CLOSED:
                 return False
-            registry.discard(self, self.options.response_timeout)
+            registry.discard(self)
             # (it leads back to this object)
             finish, self._finish = self._finish, None
         is_ended_here = state is OPEN
@@ -142,7 +129,7 @@ class OpenResponse:
             if self._state is not OPEN:
                 return
             self._state, self._detached_as = DETACHED, outcome
-            registry.detach(self, self.options.response_timeout)
+            registry.detach(self)
             copied = None if self.root is None else self.root.detach()
         if in_background:
             workers.submit(partial(self._send, copied, outcome))
@@ -187,7 +174,8 @@ class OpenResponse:
     def _log_late_spans(self) -> None:
         count = 0 if self.root is None else self.root.late_spans()
         if count:
-            stats.count_lost_spans(count)
+            with lock:
+                counts["lost_spans"] += count
             logger.warning(
                 "%d span(s) of %r were made after its transaction had ended (%s), and are "
                 'lost; on_timeout="continue" keeps those after a response_timeout',
@@ -202,7 +190,7 @@ class OpenResponse:
         with lock:
             if self._state is not OPEN:
                 return
-            registry.set_deadline(self, timeout)
+            registry.set_deadline(self.expire, timeout)
             if self._is_sending_part:
                 return  # the user's hook hangs: one worker is enough
             part = self._begin_next_part()

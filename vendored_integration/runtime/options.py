@@ -1,13 +1,28 @@
 """The options that this project adds to the stock integration, checked."""
 
-from typing import NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 #: The longest ``response_timeout``, in seconds: 31 years.
 LONGEST = 10**9
-#: Accepted values of ``finish_on``.
-FINISH_ON = ("return", "close")
-#: Accepted values of ``on_timeout``.
-ON_TIMEOUT = ("finish", "continue")
+
+
+def check(
+    name: str, value: object, types: Any, accepts: "Callable[[Any], bool]", expected: str
+) -> None:
+    """Check the value of an argument.
+
+    :raises TypeError: it is of none of the types.
+    :raises ValueError: it is not accepted.
+    """
+    is_of_type = isinstance(value, types) and not isinstance(value, bool)
+    if not is_of_type or not accepts(value):
+        error = ValueError if is_of_type else TypeError
+        raise error(f"{name} must be {expected}; got {value!r}")
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Check that an argument is a whole number, and not below ``least``."""
+    check(name, value, int, lambda value: value >= least, f"a whole number, at least {least}")
 
 
 class Options(NamedTuple):
@@ -42,32 +57,22 @@ class Options(NamedTuple):
         :raises TypeError: a value is of the wrong type.
         :raises ValueError: a value is out of range.
         """
-        timeout = self.response_timeout
-        if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-                raise TypeError(
-                    f"response_timeout must be a number of seconds or None, got {timeout!r}"
-                )
-            if not 0 < timeout <= LONGEST:
-                raise ValueError(
-                    f"response_timeout must be a number of seconds above 0 and up to {LONGEST} "
-                    f"(or None for no timeout), got {timeout!r}"
-                )
-        limit = self.max_open_responses
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"max_open_responses must be a whole number, got {limit!r}")
-        if limit < 1:
-            raise ValueError(f"max_open_responses must be at least 1, got {limit!r}")
+        if self.response_timeout is not None:
+            check(
+                "response_timeout",
+                self.response_timeout,
+                (int, float),
+                lambda value: 0 < value <= LONGEST,
+                f"a number of seconds above 0 and up to {LONGEST}, or None for no timeout",
+            )
+        check_whole("max_open_responses", self.max_open_responses, 1)
         for name, value, accepted in (
-            ("finish_on", self.finish_on, FINISH_ON),
-            ("on_timeout", self.on_timeout, ON_TIMEOUT),
+            ("finish_on", self.finish_on, ("return", "close")),
+            ("on_timeout", self.on_timeout, ("finish", "continue")),
         ):
-            if value not in accepted:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, accepted))}, got {value!r}"
-                )
-        if self.stream_op is not None and not isinstance(self.stream_op, str):
-            raise TypeError(f"stream_op must be a string or None, got {self.stream_op!r}")
+            check(name, value, str, accepted.__contains__, f"one of {accepted}")
+        if self.stream_op is not None:
+            check("stream_op", self.stream_op, str, lambda value: True, "a string or None")
         return self
 
 

@@ -13,14 +13,10 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from collections import Counter
+from typing import Any, Callable, Dict, List, Optional
 
 import sentry_sdk.integrations.logging as sdk_logging
-
-if TYPE_CHECKING:
-    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
-else:
-    _LoggerAdapter = logging.LoggerAdapter
 
 #: The lock of this package; see above.
 lock = threading.RLock()
@@ -49,7 +45,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _Logger(_LoggerAdapter):
+class _Logger(logging.LoggerAdapter):  # type: ignore[type-arg]
     """Logs, and does not raise what a handler raises."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
@@ -66,24 +62,18 @@ logger = _Logger(logging.getLogger("vendored_integration"), {})
 # In SDK 3 ignore_logger() is about Sentry's logs, and another function about events.
 getattr(sdk_logging, "ignore_logger_for_events", sdk_logging.ignore_logger)(logger.name)
 
-#: Faults of this package's own that were logged and swallowed.
-internal_errors = 0
+#: What has happened in this process: see :mod:`.stats`. To be changed with the lock held,
+#: unless by a single operation.
+counts: "Counter[Any]" = Counter()
+after_fork_in_child.append(counts.clear)
 
 
 def internal_error(message: str) -> None:
     """Log and count an error of our own that is being handled, and goes no further."""
-    global internal_errors
     with lock:
-        internal_errors += 1
+        counts["internal_errors"] += 1
     logger.exception(message, stacklevel=2)
 
-
-def _forget_internal_errors() -> None:
-    global internal_errors
-    internal_errors = 0
-
-
-after_fork_in_child.append(_forget_internal_errors)
 
 # The thread that the garbage collector is running in, if it is running.
 _collector: "Optional[int]" = None

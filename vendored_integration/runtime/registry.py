@@ -17,14 +17,13 @@ looked at.
 
 import atexit
 from collections import OrderedDict
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Set, Tuple
 
 from . import process
-from .process import internal_error, lock
+from .process import counts, internal_error, lock
 from .sdk import shutdown_timeout
-from .workers import make_workers
+from .workers import Job, make_workers
 
 if TYPE_CHECKING:
     from .open_response import OpenResponse
@@ -40,28 +39,28 @@ class Deadlines:
     def __init__(self) -> None:
         # An OrderedDict, because the first key of a dict is found past all the keys that
         # were deleted before it.
-        self._by_timeout: "Dict[float, OrderedDict[Any, float]]" = {}
+        self._by_timeout: "Dict[Optional[float], OrderedDict[Job, float]]" = {}
         # When take_due() is going to be called, in seconds of time.monotonic.
         self._next_look = NEVER
 
-    def add(self, entry: Any, timeout: float) -> bool:
-        """Have ``entry.expire()`` called in ``timeout`` seconds from now.
+    def add(self, job: Job, timeout: float) -> bool:
+        """Have a job run in ``timeout`` seconds from now.
 
         :return: whether that is before the next call of :meth:`take_due`.
         """
         deadline = monotonic() + timeout
-        self._by_timeout.setdefault(timeout, OrderedDict())[entry] = deadline
+        self._by_timeout.setdefault(timeout, OrderedDict())[job] = deadline
         if deadline >= self._next_look:
             return False
         self._next_look = deadline
         return True
 
-    def discard(self, entry: Any, timeout: "Optional[float]") -> None:
-        """Forget an entry of this timeout; no error if there is none."""
-        if timeout is not None:
-            self._by_timeout.get(timeout, {}).pop(entry, None)
+    def discard(self, job: Job, timeout: "Optional[float]") -> None:
+        """Forget a job of this timeout; no error if there is none."""
+        if timeout in self._by_timeout:
+            self._by_timeout[timeout].pop(job, None)
 
-    def take_due(self) -> "Tuple[List[Any], float]":
+    def take_due(self) -> "Tuple[List[Job], float]":
         """Take out what has expired.
 
         :return: that, and when this is to be called next.
@@ -69,14 +68,14 @@ class Deadlines:
         now = monotonic()
         due = []
         self._next_look = NEVER
-        for entries in self._by_timeout.values():
-            while entries:
-                entry, deadline = next(iter(entries.items()))
+        for jobs in self._by_timeout.values():
+            while jobs:
+                job, deadline = next(iter(jobs.items()))
                 if deadline > now:
                     self._next_look = min(self._next_look, deadline)
                     break
-                del entries[entry]
-                due.append(entry)
+                del jobs[job]
+                due.append(job)
         return due, self._next_look
 
     def __len__(self) -> int:
@@ -91,8 +90,6 @@ class Registry:
         self.open: "OrderedDict[OpenResponse, None]" = OrderedDict()
         #: Whose transaction was sent early.
         self.detached: "Set[OpenResponse]" = set()
-        #: The most that were open at the same time.
-        self.peak = 0
         self.deadlines = Deadlines()
         self._inherited: "List[OpenResponse]" = []
         self._exit_handler_set = False
@@ -117,27 +114,26 @@ class Registry:
             if len(self.open) > limit:
                 oldest = self.open.popitem(last=False)[0]
                 self.detached.add(oldest)
-            elif len(self.open) > self.peak:
-                self.peak = len(self.open)
+            counts["peak"] = max(counts["peak"], len(self.open))
         if timeout is not None:
-            self.set_deadline(response, timeout)
+            self.set_deadline(response.expire, timeout)
         return oldest
 
-    def discard(self, response: "OpenResponse", timeout: "Optional[float]") -> None:
+    def discard(self, response: "OpenResponse") -> None:
         """A response has ended. To be called with the lock held."""
         self.open.pop(response, None)
         self.detached.discard(response)
-        self.deadlines.discard(response, timeout)
+        self.deadlines.discard(response.expire, response.options.response_timeout)
 
-    def detach(self, response: "OpenResponse", timeout: "Optional[float]") -> None:
+    def detach(self, response: "OpenResponse") -> None:
         """A response goes on without its transaction. To be called with the lock held."""
-        self.discard(response, timeout)
+        self.discard(response)
         self.detached.add(response)
 
-    def set_deadline(self, entry: Any, timeout: float) -> None:
-        """Have ``entry.expire()`` called by a worker, ``timeout`` seconds from now."""
+    def set_deadline(self, job: Job, timeout: float) -> None:
+        """Have a worker run a job, ``timeout`` seconds from now."""
         with lock:
-            sooner = self.deadlines.add(entry, timeout)
+            sooner = self.deadlines.add(job, timeout)
         if sooner:
             workers.wake_timer()
 
@@ -148,8 +144,8 @@ class Registry:
         """
         with lock:
             due, next_look = self.deadlines.take_due()
-        for entry in due:
-            workers.submit(entry.expire)
+        for job in due:
+            workers.submit(job)
         return next_look
 
     def detach_all(self) -> None:
@@ -157,8 +153,8 @@ class Registry:
         with lock:
             responses = list(self.open)
         for response in responses:
-            workers.submit(partial(response.detach, "abandoned"))
-            workers.poll()  # a hook that hangs must not hold up the others
+            # A hook that hangs must not hold up the others.
+            response.detach("abandoned", in_background=True)
 
     def end_all(self) -> None:
         """At process exit: the server will not close these any more."""
@@ -189,7 +185,6 @@ class Registry:
             self._inherited.append(response)
         self.open.clear()
         self.detached.clear()
-        self.peak = 0
         self.deadlines = Deadlines()
 
 

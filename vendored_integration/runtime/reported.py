@@ -8,17 +8,22 @@ has been reported there.
 
 import asyncio
 import sys
+from contextvars import ContextVar
 from types import CodeType
-from typing import Any, Callable, List, Optional, Set
+from typing import Any, Callable, Optional, Set
 
 import sentry_sdk.scope
+from sentry_sdk.integrations.asgi import _asgi_middleware_applied
 from sentry_sdk.integrations.wsgi import _wsgi_middleware_applied
 
 #: Of the functions through which an error goes when it has been reported.
 _codes: "Set[CodeType]" = set()
 
-#: Asked whether the running context is that of a request.
-_in_request: "List[Callable[[], bool]]" = [lambda: bool(_wsgi_middleware_applied.get(False))]
+#: The ASGI request that the running context belongs to. A weak reference: tasks that the
+#: application has left behind keep their context, and must not keep the connection by it.
+running: "ContextVar[Callable[[], Any]]" = ContextVar(
+    "vendored_integration_running", default=lambda: None
+)
 
 #: What frameworks raise when the client has gone, by the module that has it. None of
 #: these is imported here.
@@ -35,9 +40,9 @@ def reports_errors(function: "Callable[..., Any]") -> "Callable[..., Any]":
     return function
 
 
-def note_requests(is_in_request: "Callable[[], bool]") -> None:
-    """Have this function asked whether the running context is that of a request."""
-    _in_request.append(is_in_request)
+def current_request() -> Any:
+    """Return the running request, if it is an ASGI request of ours, or ``None``."""
+    return running.get()()
 
 
 def is_hang_up(error: "Optional[BaseException]") -> bool:
@@ -73,18 +78,36 @@ def _was_reported(error: BaseException) -> bool:
     return False
 
 
+def _is_logged_again(error: BaseException, record: Any) -> bool:
+    """Whether an error that is logged is none, or has been reported before."""
+    if _leaves_the_process(error):
+        return False
+    if record.name == "asyncio" and is_hang_up(error):
+        return True  # nobody was left to catch it
+    # In a request it would be an error object that is used again.
+    in_request = _wsgi_middleware_applied.get(False) or _asgi_middleware_applied.get(False)
+    return not in_request and _was_reported(error)
+
+
+def _is_unhandled(event: Any) -> bool:
+    """Whether a middleware reports an error, and not the application itself."""
+    values = event.get("exception", {}).get("values") or [{}]
+    return (values[-1].get("mechanism") or {}).get("handled") is False
+
+
 def _drop_reported(event: Any, hint: Any) -> Any:
-    """Drop a logged error that is none, or has been reported before. An event processor."""
+    """Drop an error that is none, such as a hang-up, or has its event. An event processor."""
     hint = hint or {}
     error: "Optional[BaseException]" = (hint.get("exc_info") or (None, None))[1]
-    if error is None or "log_record" not in hint or _leaves_the_process(error):
+    if error is None:
         return event
-    if hint["log_record"].name == "asyncio" and is_hang_up(error):
-        return None  # nobody was left to catch it
-    # In a request it would be an error object that is used again.
-    if not any(ask() for ask in _in_request) and _was_reported(error):
-        return None
-    return event
+    if "log_record" in hint:
+        is_known = _is_logged_again(error, hint["log_record"])
+    else:
+        # The SDK may have middleware of its own in between, and in more than one context.
+        request = current_request()
+        is_known = request is not None and _is_unhandled(event) and not request.reports(error)
+    return None if is_known else event
 
 
 sentry_sdk.scope.add_global_event_processor(_drop_reported)

@@ -53,14 +53,12 @@ class _Notice:
         return self._handler(signum, frame)
 
 
-class _Deadline:
-    """When the transactions of what is open then are sent."""
+def _set_deadline() -> None:
+    """Set the time at which the transactions of what is still open are sent."""
 
-    def expire(self) -> None:
+    def send_all() -> None:
         registry.detach_all()
         # Up to 2.67 a segment of the stream lifecycle waits for up to 5 s otherwise.
         workers.submit(sentry_sdk.flush)
 
-
-def _set_deadline() -> None:
-    registry.set_deadline(_Deadline(), shutdown_timeout())
+    registry.set_deadline(send_all, shutdown_timeout())

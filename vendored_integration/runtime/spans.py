@@ -148,24 +148,6 @@ def capture_exception(root: Any) -> None:
         scope._span = current
 
 
-# -- the SDK's scopes of a context -----------------------------------------------
-
-
-def scope_variables() -> "tuple[Any, Any]":
-    """Return the SDK's scopes of the running context, for :func:`restore_scopes`."""
-    return (
-        sentry_sdk.scope._isolation_scope.get(),
-        sentry_sdk.scope._current_scope.get(),
-    )
-
-
-def restore_scopes(scopes: "tuple[Any, Any]") -> None:
-    """Make the scopes of :func:`scope_variables` current again."""
-    isolation_scope, current_scope = scopes
-    sentry_sdk.scope._isolation_scope.set(isolation_scope)
-    sentry_sdk.scope._current_scope.set(current_scope)
-
-
 # -- child spans -------------------------------------------------------------------
 
 

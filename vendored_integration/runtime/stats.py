@@ -4,8 +4,7 @@ import dataclasses
 import os
 from typing import Any, Dict, Tuple
 
-from . import process
-from .process import lock
+from .process import counts, lock
 
 #: How a response may end; see README.md. ``continued`` is that of a part.
 OUTCOMES = ("completed", "continued", "cancelled", "failed", "timed_out", "abandoned", "evicted")
@@ -55,40 +54,10 @@ class Stats:
         return {**dataclasses.asdict(self), "interfaces": list(self.interfaces)}
 
 
-#: How requests have come. Only ever added to, by one operation.
-interfaces: "Dict[str, None]" = {}
-
-_streaming: "Dict[str, int]" = {}
-_plain: "Dict[str, int]" = {}
-_lost_spans = 0
-
-
-def _reset() -> None:
-    """Begin at zero; also in the child of a fork."""
-    global _lost_spans
-    _streaming.update(dict.fromkeys(OUTCOMES, 0))
-    _plain.update(dict.fromkeys(OUTCOMES, 0))
-    _plain.pop("continued", None)  # a plain response has no parts
-    _lost_spans = 0
-    interfaces.clear()
-
-
-_reset()
-process.after_fork_in_child.append(_reset)
-
-
 def count_response(streaming: bool, outcome: str) -> None:
     """A response, or a part of one, has ended. To be called once for each."""
-    counts = _streaming if streaming else _plain
     with lock:
-        counts[outcome] += 1
-
-
-def count_lost_spans(number: int) -> None:
-    """This many spans were made after their transaction had ended."""
-    global _lost_spans
-    with lock:
-        _lost_spans += number
+        counts[streaming, outcome] += 1
 
 
 def stats() -> Stats:
@@ -101,14 +70,15 @@ def stats() -> Stats:
     with lock:
         return Stats(
             pid=os.getpid(),
-            interfaces=tuple(sorted(interfaces, reverse=True)),
+            interfaces=tuple(name for name in ("wsgi", "asgi") if counts[name]),
             open_responses=len(registry.open),
-            peak_open_responses=registry.peak,
+            peak_open_responses=counts["peak"],
             left_open=len(registry.detached),
-            streaming=dict(_streaming),
-            plain=dict(_plain),
-            lost_spans=_lost_spans,
-            internal_errors=process.internal_errors,
+            streaming={outcome: counts[True, outcome] for outcome in OUTCOMES},
+            # It has no parts.
+            plain={o: counts[False, o] for o in OUTCOMES if o != "continued"},
+            lost_spans=counts["lost_spans"],
+            internal_errors=counts["internal_errors"],
             pending_deadlines=len(registry.deadlines),
             waiting_jobs=workers.waiting(),
             threads=0 if workers.inline else workers.threads,

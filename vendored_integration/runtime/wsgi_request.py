@@ -20,7 +20,7 @@ from .contexts import NO_VARIABLES, RequestContext
 from .django_response import is_streaming, response_of_django
 from .middleware import Middleware, resume, without_transaction
 from .open_response import OpenResponse
-from .process import internal_error, is_collecting
+from .process import counts, internal_error, is_collecting
 from .registry import workers
 from .reported import reports_errors
 from .request_data import take_request_data
@@ -84,18 +84,6 @@ class WsgiRequest(RequestContext):
     request, and how far its body was read.
     """
 
-    __slots__ = (
-        "_is_head",
-        "_file_wrapper",
-        "_start_response",
-        "_started",
-        "_middleware",
-        "_bindings",
-        "opened",
-        "is_exhausted",
-        "is_cut_short",
-    )
-
     def __init__(self, environ: "dict[str, Any]", start_response: Any) -> None:
         super().__init__(copy_context())
         # Not environ itself: uWSGI uses it again.
@@ -117,7 +105,7 @@ class WsgiRequest(RequestContext):
         self, call: "Callable[..., Middleware]", middleware: Any, environ: "dict[str, Any]"
     ) -> Any:
         """Let upstream begin, and return the call of the application."""
-        stats.interfaces["wsgi"] = None
+        counts["wsgi"] = 1
         workers.poll()
         sigterm.watch()
         self._middleware = call(middleware, environ, self._start_response)

@@ -27,7 +27,7 @@ class _ScopedResponse:
     """A plain response, iterated and closed in its request's context.
 
     It bears the name, and takes the arguments, of the class that it replaces in upstream's
-    module. Its transaction has ended.
+    module. Its transaction has ended. Upstream's own, without a request, is thrown away.
     """
 
     __slots__ = ("_response", "_request", "__weakref__")
