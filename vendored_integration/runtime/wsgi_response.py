@@ -35,9 +35,6 @@ class _ScopedResponse:
     def __init__(
         self, scope: Any, response: Any, request: "Optional[RequestContext]" = None
     ) -> None:
-        """
-        :param request: ``None``: upstream makes this one, and nobody gets it.
-        """
         self._response = response
         self._request: Any = request
 
