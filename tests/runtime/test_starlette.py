@@ -5,7 +5,7 @@ their own, within ours, which reports errors and gives names.
 """
 
 import asyncio
-import contextlib
+import itertools
 import logging
 from pathlib import Path
 
@@ -77,6 +77,15 @@ async def stream_sync(request):
     return StreamingResponse(three_chunks())
 
 
+def answers(error):
+    """An endpoint that raises."""
+
+    async def endpoint(request):
+        raise error
+
+    return endpoint
+
+
 async def endless(request):
     async def body():
         try:
@@ -98,37 +107,27 @@ async def stream_fails(request):
     return StreamingResponse(body())
 
 
-async def fails(request):
-    raise RuntimeError("in the view") from LookupError("cause")
-
-
 async def raises_404(request):
     raise HTTPException(404)
-
-
-async def raises_500(request):
-    raise HTTPException(500)
 
 
 async def file(request):
     return FileResponse(__file__)
 
 
-async def works():
-    with start_span("background"):
-        await asyncio.sleep(0)
-
-
-async def works_and_fails():
-    raise RuntimeError("in the background")
-
-
 async def background(request):
+    async def works():
+        with start_span("background"):
+            await asyncio.sleep(0)
+
     return StreamingResponse(three_chunks(), background=BackgroundTask(works))
 
 
 async def background_fails(request):
-    return StreamingResponse(three_chunks(), background=BackgroundTask(works_and_fails))
+    async def works():
+        raise RuntimeError("in the background")
+
+    return StreamingResponse(three_chunks(), background=BackgroundTask(works))
 
 
 async def talk(websocket):
@@ -139,7 +138,7 @@ async def talk(websocket):
         await websocket.send_text("answer")
 
 
-def application(middleware=(), lifespan=None):
+def application(middleware=()):
     """Made anew in each test: the SDK patches what makes the routes."""
     api = FastAPI()
 
@@ -168,39 +167,28 @@ def application(middleware=(), lifespan=None):
 
     @api.get("/fails")
     async def api_fails():
-        raise RuntimeError("in the view") from LookupError("cause")
+        raise RuntimeError("in the view")
 
     @api.get("/dependency-fails")
     async def dependency_fails(resource=needs_failing_resource):
         return 1
 
-    routes = [
-        Route("/plain", plain),
-        Route("/stream", stream),
-        Route("/stream-sync", stream_sync),
-        Route("/endless", endless),
-        Route("/stream-fails", stream_fails),
-        Route("/fails", fails),
-        Route("/404", raises_404),
-        Route("/500", raises_500),
-        Route("/file", file),
-        Route("/background", background),
-        Route("/background-fails", background_fails),
-        WebSocketRoute("/talk", talk),
-    ]
+    endpoints = {
+        "/plain": plain,
+        "/stream": stream,
+        "/stream-sync": stream_sync,
+        "/endless": endless,
+        "/stream-fails": stream_fails,
+        "/fails": answers(RuntimeError("in the view")),
+        "/404": raises_404,
+        "/500": answers(HTTPException(500)),
+        "/file": file,
+        "/background": background,
+        "/background-fails": background_fails,
+    }
+    routes = [*itertools.starmap(Route, endpoints.items()), WebSocketRoute("/talk", talk)]
     mounts = [Mount("/sub", Starlette(routes=routes)), Mount("/api", api)]
-    return SentryMiddleware(
-        Starlette(routes=routes + mounts, middleware=list(middleware), lifespan=lifespan)
-    )
-
-
-def check_one_error(sentry, connection, message):
-    """One event, in the trace; also after the server has logged the error."""
-    logged(connection)
-    root = sentry.root()
-    sentry.one_error(root)
-    assert sentry.messages() == [message]
-    return root
+    return SentryMiddleware(Starlette(routes=routes + mounts, middleware=list(middleware)))
 
 
 def logged(connection):
@@ -260,23 +248,23 @@ def test_streams(sentry, together, middleware, path):
     assert not sentry.errors()
 
 
-@pytest.mark.parametrize("path", ["/plain", "/file", "/background"])
-def test_other_responses(sentry, middleware, path):
-    """Plain ones are no streams, also where BaseHTTPMiddleware makes two messages of one.
-
-    Nobody hangs up on a FileResponse; the spans of a background task are the transaction's.
-    """
+@pytest.mark.parametrize(
+    ("path", "content", "outcomes"),
+    [
+        # Plain ones are no streams, also where BaseHTTPMiddleware makes two messages of one.
+        ("/plain", b"plain", [None]),
+        ("/file", Path(__file__).read_bytes(), [None, "completed"]),
+        ("/background", b"chunk" * 3, ["completed"]),
+    ],
+)
+def test_other_responses(sentry, middleware, path, content, outcomes):
+    """Nobody hangs up on a FileResponse; a background task's spans are the transaction's."""
     connection = asyncio.run(read(application(middleware), path))
-    sent = b"".join(connection.chunks)
+    assert b"".join(connection.chunks) == content
     root = sentry.root()
-    if path == "/plain":
-        assert (sent, root.outcome) == (b"plain", None)
-    elif path == "/file":
-        assert sent == Path(__file__).read_bytes()
-    else:
-        assert root.outcome == "completed"
-        assert "background" in root.names()
     assert root.status == "ok"
+    assert root.outcome in outcomes
+    assert ("background" in root.names()) == (path == "/background")
     assert not sentry.errors()
 
 
@@ -297,7 +285,7 @@ def test_other_responses(sentry, middleware, path):
     ],
 )
 def test_errors(sentry, lifecycle, together, middleware, path, message, chunks, outcome):
-    """One event, wherever it is raised; the server gets it with its cause."""
+    """One event, wherever it is raised, also if the server logs it; that gets it with its cause."""
     connection = asyncio.run(read(application(middleware), path))
     if outcome is None:
         assert connection.status in (200, 500)
@@ -305,7 +293,10 @@ def test_errors(sentry, lifecycle, together, middleware, path, message, chunks, 
         assert len(connection.chunks) == chunks
     if outcome == "failed" and not together:  # the SDK's middleware cuts it off
         assert str(connection.error.__cause__) == "cause"
-    root = check_one_error(sentry, connection, message)
+    logged(connection)
+    root = sentry.root()
+    sentry.one_error(root)
+    assert sentry.messages() == [message]
     assert root.outcome == outcome or "dependency" in path
     assert root.status == status_of(lifecycle, "internal_error")
 
@@ -345,38 +336,37 @@ def test_hang_up(sentry, lifecycle, middleware, how):
     assert not sentry.errors()
 
 
-async def talked(*messages, how="message"):
-    connection = Connection(application(), "/talk", type="websocket")
-    for text in messages:
-        connection.deliver({"type": "websocket.receive", "text": text})
-    while len(connection.messages) <= messages.count("hello") and not connection.task.done():
-        await asyncio.sleep(0)
-    if how == "message":
-        connection.deliver({"type": "websocket.disconnect", "code": 1000, "reason": ""})
-    else:
-        await connection.hang_up("error")
-        connection.deliver({"type": "websocket.receive", "text": "hello"})
-    connection.error = await connection.end()
-    return connection
-
-
-@pytest.mark.parametrize("how", ["message", "error"])
+@pytest.mark.parametrize("how", ["message", "error", "fail"])
 def test_websocket(sentry, lifecycle, how):
     """A client that leaves is no error, though the endpoint lets WebSocketDisconnect out."""
-    connection = asyncio.run(talked("hello", how=how))
-    assert type(connection.error).__name__ == "WebSocketDisconnect"
+
+    async def talk_to(app):
+        connection = Connection(app, "/talk", type="websocket")
+        connection.deliver({"type": "websocket.receive", "text": "hello"})
+        while len(connection.messages) < 2:  # accepted, and answered
+            await asyncio.sleep(0)
+        if how == "message":
+            connection.deliver({"type": "websocket.disconnect", "code": 1000, "reason": ""})
+        else:
+            if how == "error":
+                await connection.hang_up("error")
+            connection.deliver({"type": "websocket.receive", "text": how})
+        connection.error = await connection.end()
+        return connection
+
+    connection = asyncio.run(talk_to(application()))
     logged(connection)
     root = sentry.root()
     name = f"{HERE}.talk" if HAS_STATIC_LIFECYCLE else "/talk"
     assert (root.op, root.name, root.outcome) == ("websocket.server", name, None)
-    assert root.status != "internal_error"
-    assert not sentry.errors()
-
-
-def test_websocket_that_fails(sentry, lifecycle):
-    connection = asyncio.run(talked("hello", "fail"))
-    root = check_one_error(sentry, connection, "while talking")
-    assert root.status == status_of(lifecycle, "internal_error")
+    if how == "fail":
+        assert str(connection.error) == "while talking"
+        sentry.one_error(root)
+        assert root.status == status_of(lifecycle, "internal_error")
+    else:
+        assert type(connection.error).__name__ == "WebSocketDisconnect"
+        assert root.status != "internal_error"
+        assert not sentry.errors()
 
 
 def test_what_an_application_reports_itself(sentry):
@@ -397,23 +387,8 @@ def test_what_an_application_reports_itself(sentry):
         return await connection.end()
 
     assert asyncio.run(main()) is None
-    assert [event["exception"]["values"][-1]["type"] for event in sentry.errors()] == [
-        "ClientDisconnect"
-    ] * 2
-
-
-def test_lifespan_whose_startup_fails(sentry):
-    """One event."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app):
-        raise RuntimeError("no database")
-        yield
-
-    connection = asyncio.run(read(application(lifespan=lifespan), type="lifespan"))
-    assert connection.messages[-1]["type"] == "lifespan.startup.failed"
-    logged(connection)
-    assert sentry.messages() == ["no database"]
+    reported = [event["exception"]["values"][-1]["type"] for event in sentry.errors()]
+    assert reported == ["ClientDisconnect"] * 2
 
 
 def test_added_as_middleware(sentry, together):
