@@ -51,18 +51,14 @@ def side():
     return side
 
 
-@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in LATE])
-def test_as_with_stock(side, lifecycle, name):
+@pytest.mark.parametrize(
+    ("interface", "name"),
+    [("wsgi", name) for name in REQUESTS if name not in LATE]
+    + [("asgi", name) for name in REQUESTS if name not in WSGI_ONLY and ASYNC_BODIES],
+)
+def test_as_with_stock(side, lifecycle, interface, name):
     """Spans, data, events, and what a server sees; when the body is read, and the user."""
-    ours, stock = (side(who, lifecycle, "wsgi")[name] for who in ("ours", "stock"))
-    assert ours == stock
-
-
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django is too old")
-@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in WSGI_ONLY])
-def test_as_with_stock_under_asgi(side, lifecycle, name):
-    """The same."""
-    ours, stock = (side(who, lifecycle, "asgi")[name] for who in ("ours", "stock"))
+    ours, stock = (side(who, lifecycle, interface)[name] for who in ("ours", "stock"))
     assert ours == stock
 
 

@@ -10,6 +10,7 @@ import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 from support.apps import WAYS, open_stream, serve, serve_asgi, streaming_app
 from support.asgi import read
+from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, stats
@@ -109,12 +110,18 @@ def test_evicted(init, lifecycle, seen):
 
 def test_continued(init, seen):
     """The parts, and the end of the stream."""
-    parts = pytest.importorskip("test_parts")
-    init(_experiments=parts.FULL)
-    stream = parts.Stream()
-    stream.span(*parts.numbered(25))
+
+    def body():
+        for number in range(25):
+            with start_span(f"span {number}"):
+                pass
+        yield b"a"
+
+    init("static", _experiments={"max_spans": 10})
+    client = WsgiClient(streaming_app("wsgi-plain", body, on_timeout="continue"))
+    client.take()
     assert seen.streaming == {"continued": 2}
-    stream.finish()
+    client.read()
     assert seen.streaming == {"continued": 2, "completed": 1}
 
 
