@@ -5,8 +5,7 @@ turns as a seeded generator of random numbers says:
 
 * thread: a WSGI server's steps (call, next, close), all on one thread; a step of one
   request may run steps of the other;
-* loop: ASGI, two tasks of one event loop;
-* gevent: WSGI, two greenlets of one hub.
+* loop: ASGI, two tasks of one event loop.
 
 In each chunk a request sets its tag and its user, adds breadcrumbs, makes spans (some
 stay open over several chunks), logs errors, captures messages, and advances a traced
@@ -27,13 +26,11 @@ import logging
 import random
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 import sentry_sdk
 from support.apps import DJANGO_WAYS, as_async, asgi_app, streaming_app, wsgi_app
 from support.asgi import Connection
-from support.program import TESTS, run
 from support.sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES, Received, start_sdk, start_span
 from support.wsgi import WsgiClient
 
@@ -55,15 +52,7 @@ def start(lifecycle):
         options = {"include_local_variables": False, "send_default_pii": True}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The send_default_pii option is deprecated")
-        transport = start_sdk(
-            Received(), lifecycle, DjangoIntegration(response_timeout=3600), **options
-        )
-    # The SDK starts its threads now. Later gevent would go on with another request there.
-    with start_span("first"):
-        logger.error("first")
-    transport.spans()
-    transport.clear()
-    return transport
+        return start_sdk(Received(), lifecycle, DjangoIntegration(response_timeout=3600), **options)
 
 
 class Failure(Exception):
@@ -209,22 +198,6 @@ def on_thread(make_tenant, chance):
     return tenants
 
 
-def on_gevent(make_tenant, chance):
-    import gevent
-
-    def turn():
-        while chance.random() < 0.5:
-            gevent.sleep(0)
-
-    def serve_one(tenant):
-        for _ in wsgi_steps(tenant):
-            turn()
-
-    tenants = [make_tenant(turn) for _ in range(2)]
-    gevent.joinall([gevent.spawn(serve_one, tenant) for tenant in tenants], raise_error=True)
-    return tenants
-
-
 def on_loop(make_tenant, chance):
     """ASGI; the server lets the other one run as often as it likes at each message."""
     tenants = [make_tenant(lambda: None) for _ in range(2)]
@@ -259,7 +232,7 @@ def on_loop(make_tenant, chance):
     return tenants
 
 
-SERVERS = {"thread": on_thread, "loop": on_loop, "gevent": on_gevent}
+SERVERS = {"thread": on_thread, "loop": on_loop}
 
 # -- what Sentry gets ------------------------------------------------------------------------
 
@@ -321,32 +294,13 @@ def interleave(on, interleavings, lifecycle):
             served = []
 
 
-@pytest.mark.parametrize("on", ["thread", "loop"])
+@pytest.mark.parametrize("on", SERVERS)
 def test_interleaved(init, lifecycle, on, pytestconfig):
     thorough = pytestconfig.getoption("--hypothesis-profile", None) == "thorough"
     interleave(on, 2_000 if thorough else 100, lifecycle)
 
 
-@pytest.mark.parametrize("lifecycle", LIFECYCLES)
-def test_interleaved_on_a_gevent_hub(lifecycle):
-    """In a process of its own, which gevent patches."""
-    pytest.importorskip("gevent")
-    run(
-        f"""
-        from gevent import monkey
-        monkey.patch_all()
-        import sys
-        sys.path[:0] = [{str(TESTS)!r}, {str(Path(__file__).parent)!r}]
-        import conftest
-        import test_tenants
-        test_tenants.interleave("gevent", 200, {lifecycle!r})
-        """,
-        prelude="",
-        timeout=110,
-    )
-
-
-@pytest.mark.parametrize("on", ["thread", "loop"])
+@pytest.mark.parametrize("on", SERVERS)
 def test_that_it_would_be_seen(init, monkeypatch, on):
     """The check is none if it passes whatever is done: here one scope is shared."""
     shared = sentry_sdk.Scope.get_global_scope()
