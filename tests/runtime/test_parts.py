@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -33,6 +34,13 @@ Span, _SpanRecorder = tracing.Span, tracing._SpanRecorder
 LIMIT = 10
 FULL = {"max_spans": LIMIT}
 COUNTS_DROPS = hasattr(_SpanRecorder(1), "dropped_spans")  # since 2.21
+
+
+def in_threads(*functions):
+    with ThreadPoolExecutor(len(functions)) as threads:
+        tasks = [threads.submit(contextvars.copy_context().run, each) for each in functions]
+        for task in tasks:
+            task.result()
 
 
 class Stream(WsgiClient):
@@ -81,10 +89,7 @@ class Stream(WsgiClient):
 
     def deadline(self):
         """What a worker does when the deadline has passed."""
-        thread = threading.Thread(target=self._opened.expire)
-        thread.start()
-        thread.join(10)
-        assert not thread.is_alive()
+        in_threads(self._opened.expire)
 
     def finish(self):
         """Read to the end and close."""
@@ -419,18 +424,6 @@ def frequent_switches():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-def in_threads(*functions):
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(function,))
-        for function in functions
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 def child_spans(root, thread):

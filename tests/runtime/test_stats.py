@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.http import HttpResponse, StreamingHttpResponse
@@ -185,7 +185,7 @@ def test_many_threads_at_once(init, seen):
     sentry = init(integration=DjangoIntegration(max_open_responses=6, response_timeout=0.001))
     app = serve(view)
 
-    def work():
+    def work(thread):
         for number in range(50):
             client = WsgiClient(app)
             if number % 2:
@@ -195,11 +195,8 @@ def test_many_threads_at_once(init, seen):
             else:
                 client.drop()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [None] * 8
     sentry.wait_for(lambda: sum(seen.streaming.values()) == len(sentry.roots()) == 8 * 50)
     for name in ("open_responses", "left_open", "pending_deadlines", "waiting_jobs"):
         assert getattr(seen, name) == 0
