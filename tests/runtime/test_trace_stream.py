@@ -676,19 +676,6 @@ def test_keeps_no_cycle(maybe, traced):
         gc.enable()
 
 
-def test_event_shows_the_same_frames(sentry, traced):
-    """Of a body's error: none of ours (they would change how Sentry groups it)."""
-    with transaction():
-        try:
-            values(traced(failing)())
-        except ValueError:
-            sentry_sdk.capture_exception()
-    (event,) = sentry.errors()
-    frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
-    assert frames[-1]["function"] == "failing"
-    assert {frame["filename"] for frame in frames} == {frames[-1]["filename"]}
-
-
 # -- the function --------------------------------------------------------------------
 
 

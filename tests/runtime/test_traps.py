@@ -19,7 +19,7 @@ from support.sdk import start_span
 from support.wsgi import WsgiClient, make_environ
 
 import vendored_integration
-from vendored_integration import DjangoIntegration
+from vendored_integration import DjangoIntegration, trace_stream
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
 
@@ -220,6 +220,8 @@ def error_frames(event):
 def test_frames_are_those_of_stock(init, lifecycle, way):
     """Trap 17: in errors, in stack traces, and as the source of a query, none is ours.
 
+    (Sentry groups errors by them.)
+
     With ``project_root`` above the package and the tests, as in an editable install: there
     the frames of site-packages are not left out for where they are.
     """
@@ -232,6 +234,7 @@ def test_frames_are_those_of_stock(init, lifecycle, way):
         project_root=os.path.commonpath([vendored_integration.__file__, __file__]),
     )
 
+    @trace_stream
     def body_with_query():
         yield b"a"
         connection.cursor().execute("select 1")
