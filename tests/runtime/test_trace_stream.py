@@ -379,9 +379,10 @@ def test_scope_that_is_left_open_across_a_step_stays_the_generator_s(sentry, tra
 # -- the end -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
 @pytest.mark.parametrize("way", ["close", "drop", "drop in a cycle"])
-def test_nobody_wants_more(sentry, lifecycle, traced, way):
-    """The span ends with the body's clean-up."""
+def test_nobody_wants_more(sentry, lifecycle, traced, way, goes_on):
+    """The span ends with the body's clean-up, also if the body yields once more then."""
 
     def body():
         try:
@@ -389,25 +390,31 @@ def test_nobody_wants_more(sentry, lifecycle, traced, way):
         finally:
             with start_span("clean up"):
                 pass
+            if goes_on:
+                yield 2
 
-    with transaction():
+    unraisable = []
+    with transaction(), unraisable_to(unraisable):
         generators = [traced(body)()]
         send(generators[0])
         if way == "close":
-            close(generators[0])
+            with pytest.raises(RuntimeError) if goes_on else contextlib.nullcontext():
+                close(generators[0])
             close(generators[0])
             assert values(generators[0]) == []
         drop(generators, way == "drop in a cycle")
         wait_for_dropped(sentry, lifecycle, "body")
         with start_span("after"):
             pass
+    assert bool(unraisable) == (goes_on and way != "close")  # Python's own complaint
     span, clean_up, after = spans_of(sentry)
     assert (span.name, clean_up.name) == ("body", "clean up")
     assert parents(sentry)["body"] is None
     if way != "drop in a cycle":  # there, the collector may close the inner generator first
         assert parents(sentry)["clean up"] == "body"
     assert span.end <= after.start
-    assert span.status == status_of(lifecycle, "cancelled")
+    if not goes_on:
+        assert span.status == status_of(lifecycle, "cancelled")
 
 
 @pytest.mark.parametrize("way", ["drop", "drop in a cycle", "keep"])
@@ -535,7 +542,7 @@ def scripted(script, log):
             log.append(describe(error))
             if action == "translate":
                 raise KeyError("translated")  # noqa: B904
-            if action != "swallow":
+            if action != "swallow" or isinstance(error, GeneratorExit):
                 raise
         finally:
             log.append("finally")
@@ -602,7 +609,7 @@ CALLS = [
 @given(
     script=st.lists(st.one_of(STEPS), max_size=6),
     calls=st.lists(st.one_of(CALLS), max_size=8),
-    wakings=st.lists(st.sampled_from([None, GeneratorExit, *ERRORS]), max_size=4),
+    wakings=st.lists(st.sampled_from([None, *ERRORS]), max_size=4),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # A thread of the SDK that an earlier test has started uses random.random().
@@ -645,6 +652,25 @@ def test_status(sentry, lifecycle, traced, script, calls, status):
     expected = [] if status is None else [status_of(lifecycle, status)]
     assert [span.status for span in sentry.root().spans] == expected
     assert sentry.errors() == []
+
+
+def test_async_closed_while_it_waits(maybe):
+    """A coroutine that waits in a step is closed, and dropped: the body cleans up."""
+    cleaned_up = []
+
+    @trace_stream
+    async def body():
+        try:
+            yield await Suspend()
+        finally:
+            cleaned_up.append(True)
+
+    with maybe():
+        coroutine = collect(body())
+        assert coroutine.send(None) == "suspended"
+        coroutine.close()
+        del coroutine
+    assert cleaned_up == [True]
 
 
 def test_keeps_no_cycle(maybe, traced):
