@@ -31,6 +31,8 @@ class Span:
     parent_span_id: Optional[str]
     start: float  # seconds since the epoch
     end: float
+    status: str
+    data: Json  # stream lifecycle: the attributes
 
     @property
     def duration(self) -> float:
@@ -42,8 +44,6 @@ class Trace(Span):
     """A transaction, or a segment span, with the spans that belong to it."""
 
     trace_id: str
-    status: str
-    data: Json  # static lifecycle: the span data of the transaction; stream lifecycle: attributes
     headers: Dict[str, str]  # of the HTTP request, as far as they were sent; names in lower case
     spans: List[Span]
 
@@ -83,12 +83,12 @@ def traces(source: Source) -> List[Trace]:
 def _of_transaction(event: Json) -> Trace:
     trace = event["contexts"]["trace"]
     headers = (event.get("request") or {}).get("headers") or {}
+    # Up to 2.11 the SDK sends no data of a transaction.
+    data = event["contexts"].get("http.response.stream") or trace.get("data")
+    named = {"description": event.get("transaction"), "data": data, "tags": None}
     return Trace(
-        **_span({**event, **trace, "description": event.get("transaction")}),
+        **_span({**event, **trace, **named}),
         trace_id=trace["trace_id"],
-        status=trace.get("status") or "",
-        # Up to 2.11 the SDK sends no data of a transaction.
-        data=event["contexts"].get("http.response.stream") or trace.get("data") or {},
         headers={name.lower(): value for name, value in headers.items()},
         spans=[
             Span(**_span(span)) for span in event["spans"] if span["trace_id"] == trace["trace_id"]
@@ -102,8 +102,6 @@ def _of_segment(segment: Json, spans: List[Json]) -> Trace:
     return Trace(
         **_span(segment),
         trace_id=segment["trace_id"],
-        status=segment.get("status") or "",
-        data=data,
         headers={name[len(_HEADER) :]: _text(data[name]) for name in names},
         spans=[
             Span(**_span(span))
@@ -129,6 +127,9 @@ def _span(span: Json) -> Json:
         "parent_span_id": span.get("parent_span_id"),
         "start": seconds(span["start_timestamp"]),
         "end": seconds(span.get("timestamp") or span["end_timestamp"]),
+        # Up to 2.33 the status of a span that is no transaction is a tag.
+        "status": span.get("status") or (span.get("tags") or {}).get("status") or "",
+        "data": span.get("data") or attributes(span),
     }
 
 

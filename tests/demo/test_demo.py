@@ -222,7 +222,7 @@ def test_names_are_text(project):
     run, findings, page = project("run"), project("findings"), project("page")
     stream = run.Stream("hostile", HOSTILE, "/" + HOSTILE)
     served = run.Served(stream, "t", 200, 1, 1000.0, [0.1], 0.2, HOSTILE + "\ud800", [])
-    span = Span(HOSTILE, HOSTILE, "s", "r", 1000.0, 1000.1)
+    span = Span(HOSTILE, HOSTILE, "s", "r", 1000.0, 1000.1, "ok", {})
     request = Trace(HOSTILE, HOSTILE, "r", None, 1000.0, 1000.2, "t", HOSTILE, {}, {}, [span])
     error = findings.Node("error", HOSTILE, HOSTILE, 1000.1, 1000.1)
     missing = findings.Node("missing", HOSTILE, HOSTILE, 1000.1, 1000.2)

@@ -10,7 +10,6 @@ from wsgiref.util import FileWrapper
 
 import pytest
 import sentry_sdk
-from django.core.signals import request_finished
 from django.http import HttpResponse, HttpResponseNotModified
 from side_by_side import REQUESTS, WSGI_ONLY
 from support.apps import ASYNC_BODIES, serve, wsgi_app
@@ -51,18 +50,14 @@ def side():
     return side
 
 
-@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in LATE])
-def test_as_with_stock(side, lifecycle, name):
+@pytest.mark.parametrize(
+    ("interface", "name"),
+    [("wsgi", name) for name in REQUESTS if name not in LATE]
+    + [("asgi", name) for name in REQUESTS if name not in WSGI_ONLY and ASYNC_BODIES],
+)
+def test_as_with_stock(side, lifecycle, interface, name):
     """Spans, data, events, and what a server sees; when the body is read, and the user."""
-    ours, stock = (side(who, lifecycle, "wsgi")[name] for who in ("ours", "stock"))
-    assert ours == stock
-
-
-@pytest.mark.skipif(not ASYNC_BODIES, reason="Django is too old")
-@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in WSGI_ONLY])
-def test_as_with_stock_under_asgi(side, lifecycle, name):
-    """The same."""
-    ours, stock = (side(who, lifecycle, "asgi")[name] for who in ("ours", "stock"))
+    ours, stock = (side(who, lifecycle, interface)[name] for who in ("ours", "stock"))
     assert ours == stock
 
 
@@ -134,62 +129,52 @@ variable = contextvars.ContextVar("variable")
 
 @pytest.mark.parametrize("finish_on", ["return", "close"])
 @pytest.mark.parametrize("framework", ["django", "none"])
-def test_token_of_the_view_is_reset_in_close(init, finish_on, framework):
-    """It was "created in a different Context", or the next request of the thread found it."""
-    init(integration=DjangoIntegration(finish_on=finish_on))
+def test_close_runs_in_its_request(init, finish_on, framework):
+    """In its context and scope, also if the server closes late; there a token can be reset.
+
+    It was "created in a different Context", or the next request of the thread found it.
+    """
+    sentry = init(integration=DjangoIntegration(finish_on=finish_on))
+    closed = []
+
+    def set_up(path):
+        token = variable.set(path)
+        sentry_sdk.set_tag("path", path)
+
+        def close():
+            closed.append(variable.get())
+            sentry_sdk.capture_message("in close()")
+            variable.reset(token)
+
+        return close
 
     def view(request):
-        token = variable.set("the view's")
         response = HttpResponse(b"plain")
-        response._resource_closers.append(lambda: variable.reset(token))
+        response._resource_closers.append(set_up(request.path))
         return response
 
+    class Response(list):
+        pass
+
     def app(environ, start_response):
-        token = variable.set("the view's")
+        response = Response([b"plain"])
+        response.close = set_up(environ["PATH_INFO"])
         start_response("200 OK", [])
-
-        class Response(list):
-            def close(self):
-                variable.reset(token)
-
-        return Response([b"plain"])
+        return response
 
     app = serve(view) if framework == "django" else SentryWsgiMiddleware(app, finish_on=finish_on)
 
     def run():
-        client = WsgiClient(app)
-        assert variable.get("-") == "the view's"  # as without us
-        assert client.read() == b"plain"
-        return variable.get("-")
+        client = WsgiClient(app, "/alone")
+        assert variable.get("-") == "/alone"  # as without us
+        client.read()
+        assert variable.get("-") == "-"
+        for client in [WsgiClient(app, "/first"), WsgiClient(app, "/second")]:
+            assert client.read() == b"plain"
 
-    assert contextvars.Context().run(run) == "-"
-
-
-@pytest.mark.parametrize("finish_on", ["return", "close"])
-def test_close_of_one_request_during_another(init, finish_on):
-    """A server that closes late: each in its own context, and scope."""
-    sentry = init(integration=DjangoIntegration(finish_on=finish_on))
-
-    def view(request):
-        variable.set(request.path)
-        sentry_sdk.set_tag("path", request.path)
-        return HttpResponse(b"plain")
-
-    def finished(**kwargs):
-        seen.append(variable.get())
-        sentry_sdk.capture_message("in close()")
-
-    seen = []
-    app = serve(view)
-    request_finished.connect(finished)
-    try:
-        first, second = WsgiClient(app, "/first"), WsgiClient(app, "/second")
-        first.read()
-        second.read()
-    finally:
-        request_finished.disconnect(finished)
-    assert seen == ["/first", "/second"]
-    assert [event["tags"]["path"] for event in sentry.errors()] == seen
+    contextvars.Context().run(run)
+    assert closed == ["/alone", "/first", "/second"]
+    assert [event["tags"]["path"] for event in sentry.errors()] == closed
 
 
 # -- files ---------------------------------------------------------------------------------

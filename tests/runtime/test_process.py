@@ -7,25 +7,6 @@ from support.program import run  # other tests import it from here, too
 from support.sdk import HAS_STATIC_LIFECYCLE, HAS_STREAM_LIFECYCLE, LIFECYCLES
 
 
-def test_500_open_responses_add_at_most_4_threads():
-    """The older third-party package adds 500. (The SDK's own monitor is counted, too.)"""
-    before, added, opened = run(
-        """
-        from vendored_integration import stats
-        init()
-        print(stats().threads, stats().lost_spans, stats().internal_errors)
-        before = threading.active_count()
-        clients = [WsgiClient(app) for _ in range(500)]
-        print(threading.active_count() - before)
-        print(stats().open_responses)
-        for client in clients:
-            client.close()
-        """
-    )
-    assert (before, opened) == ("0 0 0", "500")
-    assert int(added) <= 4
-
-
 def test_threads_keep_nothing_alive():
     """The SDK hands a thread the scopes of whoever starts it: here, those of the first request."""
     lines = run(
@@ -273,32 +254,23 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
         from vendored_integration import stats
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork with threads
         sentry = init(DjangoIntegration(on_timeout={on_timeout!r}), {lifecycle!r}, **{options!r})
-        def show(*what):
-            now = stats()
-            print(
-                *what, now.pid == os.getpid(), now.open_responses, now.peak_open_responses,
-                sum(now.streaming.values()) > 0, now.threads > 0, flush=True,
-            )
-        def view(request):
-            def body():
-                for chunk in (b"a", b"b"):
-                    for _ in range(25):
-                        with start_span(where):
-                            pass
-                    yield chunk
-            return StreamingHttpResponse(body())
+        def body():
+            for chunk in (b"a", b"b"):
+                for _ in range(25):
+                    with start_span(where):
+                        pass
+                yield chunk
         def busy():
             while not over:
-                WsgiClient(app).read()
+                WsgiClient(other_app).read()
         where, over = "before", []
-        open_app = serve(view)
+        open_app = serve(lambda request: StreamingHttpResponse(body()))
         client, dropped = WsgiClient(open_app), WsgiClient(open_app)
         client.take()
-        show("before")
-        app = streaming_app("wsgi-plain", lambda: iter([b"a"]))
+        other_app = streaming_app("wsgi-plain", lambda: iter([b"a"]))
         thread = threading.Thread(target=busy, daemon=True)
         thread.start()
-        time.sleep(0.05)
+        sentry.wait_for(lambda: len(sentry.ended()) > 5 or {lifecycle!r} == "stream")
         pid = os.fork()
         if not pid:
             sentry.clear()
@@ -307,7 +279,9 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
             client.drop()
             dropped.drop()
             gc.collect()
-            show("child", len(sentry.roots()))
+            now = stats()
+            print(len(sentry.roots()), now.pid == os.getpid(), now.open_responses)
+            print(now.peak_open_responses, sum(now.streaming.values()), now.threads)
             late = streaming_app("wsgi-plain", lambda: iter([b"a"]), response_timeout=0.1)
             expired = WsgiClient(late)
             print(sentry.root().outcome, flush=True)
@@ -322,14 +296,7 @@ def test_fork_in_mid_stream_ends_in_the_parent_alone(lifecycle, on_timeout):
         print(names.count("before"), names.count("child"), names.count("parent"))
         """
     )
-    assert lines == [
-        f"before True 2 2 {parts} True",
-        "b'ab'",
-        "child 0 True 0 0 False False",
-        "timed_out",
-        "b'ab'",
-        "25 0 25",
-    ]
+    assert lines == ["b'ab'", "0 True 0", "0 0 0", "timed_out", "b'ab'", "25 0 25"]
 
 
 # -- imports -----------------------------------------------------------------------------

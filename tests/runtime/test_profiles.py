@@ -57,44 +57,31 @@ def peer():
     server.server_close()
 
 
+@pytest.mark.parametrize("incoming", [False, True])
 @every_way
-def test_outgoing_requests_of_a_body(init, lifecycle, peer, way):
-    """sentry-trace and baggage: the request's trace, and the span that is active in the body."""
+def test_outgoing_requests_of_a_body(init, lifecycle, peer, way, incoming):
+    """sentry-trace and baggage: the request's trace, and the span that is active in the body.
+
+    A trace that the client has begun goes on.
+    """
     sentry = init(lifecycle)
+    caller = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
 
     def step(number):
         with start_span(f"step {number}"):
             call(peer.server_address)
 
-    serve_steps(way, step)
+    serve_steps(way, step, headers=[("sentry-trace", "-".join([*caller, "1"]))] * incoming)
     root = sentry.root()
+    assert ((root.trace_id, root.parent_span_id) == caller) == incoming
     assert len(peer.seen) == 2
     clients = [span for span in root.spans if span.op == "http.client"]
     names = {span.span_id: span.name for span in root.spans}
     assert [names[span.parent_span_id] for span in clients] == ["step 0", "step 1"]
     for headers, client in zip(peer.seen, clients):
-        trace_id, span_id, sampled = headers["sentry-trace"].split("-")
-        assert (trace_id, span_id, sampled) == (root.trace_id, client.span_id, "1")
-        assert f"sentry-trace_id={root.trace_id}" in headers["baggage"]
-
-
-@every_way
-def test_incoming_trace_goes_on(init, lifecycle, peer, way):
-    """A trace that the client has begun is the one that a body's requests go on with."""
-    sentry = init(lifecycle)
-    trace_id, span_id = "0123456789abcdef0123456789abcdef", "0123456789abcdef"
-    incoming = f"{trace_id}-{span_id}-1"
-
-    serve_steps(
-        way,
-        lambda number: call(peer.server_address),
-        steps=1,
-        headers=[("sentry-trace", incoming)],
-    )
-    root = sentry.root()
-    assert (root.trace_id, root.parent_span_id) == (trace_id, span_id)
-    (headers,) = peer.seen
-    assert headers["sentry-trace"].startswith(trace_id + "-")
+        assert headers["sentry-trace"] == f"{root.trace_id}-{client.span_id}-1"
+        # (a caller that sends no baggage has frozen it)
+        assert incoming or f"sentry-trace_id={root.trace_id}" in headers["baggage"]
 
 
 # -- profiles ----------------------------------------------------------------------------

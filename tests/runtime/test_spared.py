@@ -31,37 +31,29 @@ def receiver():
     request_finished.disconnect(receive)
 
 
-def header():
-    """The sentry-trace header of an outgoing request that the view makes in a span."""
-    found = []
+@pytest.mark.parametrize("sampled", ["0", "1"])
+def test_caller_decides_on_sampling(init, receiver, sampled):
+    """Signals reach their receivers, outgoing requests say what they said.
+
+    Only of a sampled request something is sent: with the spans of receivers, which are the
+    integration's.
+    """
+    sentry = init(integration=DjangoIntegration(finish_on="close"))
+    headers = []
 
     def view(request):
         with start_span("mine"):
-            found.append(
-                dict(sentry_sdk.Scope.get_current_scope().iter_trace_propagation_headers())
-            )
+            scope = sentry_sdk.Scope.get_current_scope()
+            headers.extend(scope.iter_trace_propagation_headers())
         return HttpResponse(b"x")
 
-    WsgiClient(serve(view), HTTP_SENTRY_TRACE="0123456789abcdef" * 2 + "-0123456789abcdef-0").read()
-    return found[0]["sentry-trace"]
-
-
-def test_unsampled_request(init, receiver):
-    """Signals reach their receivers, outgoing requests say what they said, nothing is sent."""
-    sentry = init(traces_sample_rate=1.0)
-    trace_id, _, sampled = header().split("-")
-    assert (trace_id, sampled) == ("0123456789abcdef" * 2, "0")
+    trace_id = "0123456789abcdef" * 2
+    WsgiClient(serve(view), HTTP_SENTRY_TRACE=f"{trace_id}-0123456789abcdef-{sampled}").read()
+    found = dict(headers)["sentry-trace"].split("-")
+    assert (found[0], found[2]) == (trace_id, sampled)
     assert receiver == [request_started, request_finished]
-    assert not sentry.transactions()
-
-
-def test_sampled_request_has_its_spans(init, receiver):
-    """Those of receivers and view are the integration's, and stay."""
-    sentry = init(integration=DjangoIntegration(finish_on="close"))
-    WsgiClient(serve(lambda request: HttpResponse(b"x"))).read()
-    names = [span.name for span in sentry.root().spans]
-    assert sum("receive" in name for name in names) == 2
-    assert receiver == [request_started, request_finished]
+    names = [root.names() for root in sentry.roots()]
+    assert [sum("receive" in name for name in each) for each in names] == [2] * int(sampled)
 
 
 @pytest.mark.parametrize("debug", [True, False])

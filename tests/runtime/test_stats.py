@@ -4,12 +4,13 @@ import asyncio
 import gc
 import json
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 from support.apps import WAYS, open_stream, serve, serve_asgi, streaming_app
 from support.asgi import read
+from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, stats
@@ -109,12 +110,18 @@ def test_evicted(init, lifecycle, seen):
 
 def test_continued(init, seen):
     """The parts, and the end of the stream."""
-    parts = pytest.importorskip("test_parts")
-    init(_experiments=parts.FULL)
-    stream = parts.Stream()
-    stream.span(*parts.numbered(25))
+
+    def body():
+        for number in range(25):
+            with start_span(f"span {number}"):
+                pass
+        yield b"a"
+
+    init("static", _experiments={"max_spans": 10})
+    client = WsgiClient(streaming_app("wsgi-plain", body, on_timeout="continue"))
+    client.take()
     assert seen.streaming == {"continued": 2}
-    stream.finish()
+    client.read()
     assert seen.streaming == {"continued": 2, "completed": 1}
 
 
@@ -178,7 +185,7 @@ def test_many_threads_at_once(init, seen):
     sentry = init(integration=DjangoIntegration(max_open_responses=6, response_timeout=0.001))
     app = serve(view)
 
-    def work():
+    def work(thread):
         for number in range(50):
             client = WsgiClient(app)
             if number % 2:
@@ -188,11 +195,8 @@ def test_many_threads_at_once(init, seen):
             else:
                 client.drop()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(work, range(8))) == [None] * 8
     sentry.wait_for(lambda: sum(seen.streaming.values()) == len(sentry.roots()) == 8 * 50)
     for name in ("open_responses", "left_open", "pending_deadlines", "waiting_jobs"):
         assert getattr(seen, name) == 0

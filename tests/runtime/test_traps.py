@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import gc
-import json
 import os
 import threading
 import weakref
@@ -12,13 +11,15 @@ from wsgiref.util import FileWrapper
 import pytest
 import sentry_sdk
 import sentry_sdk.integrations.wsgi as stock
-from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.db import connection
+from django.http import FileResponse, StreamingHttpResponse
 from support.apps import WAYS, serve, streaming_app
 from support.program import run
-from support.sdk import HAS_STATIC_LIFECYCLE, start_span
+from support.sdk import start_span
 from support.wsgi import WsgiClient, make_environ
 
 import vendored_integration
+from vendored_integration import DjangoIntegration, trace_stream
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
 
@@ -127,23 +128,6 @@ def test_iter_runs_in_the_context(init, fails):
     assert len(sentry.errors()) == fails
 
 
-def test_closed_after_the_next_request_has_begun(sentry):
-    """Trap 9: a response is finished from its own context."""
-    first = WsgiClient(serve(stream(b"a")), "/first")
-
-    def view(request):
-        first.read()
-        with start_span("of the second"):
-            return HttpResponse(b"b")
-
-    WsgiClient(serve(view), "/second").read()
-    sentry.wait_for(lambda: len(sentry.roots()) == 2)
-    by_outcome = {root.outcome: root for root in sentry.roots()}
-    assert "chunk" in by_outcome["completed"].names()
-    assert "of the second" in by_outcome[None].names()
-    assert "of the second" not in by_outcome["completed"].names()
-
-
 @pytest.mark.parametrize(
     ("first", "errors"),
     [("sentry_sdk.integrations.django", 1), ("vendored_integration", 0)],
@@ -169,64 +153,44 @@ def test_stock_set_up_first_is_reported_once(first, errors):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_environ_is_let_go(init, lifecycle, streaming):
-    """Trap 15: uWSGI reuses it; nothing of ours holds it after close()."""
+def test_what_a_request_holds_is_free_after_close(init, lifecycle, streaming):
+    """Trap 15: its environ, which uWSGI reuses, though the server keeps the response.
+
+    Trap 12: what is in its context, without the collector.
+    """
     init(lifecycle)
     with start_span("starts the SDK's own thread"):  # which keeps the scope it is started in
         pass
-
-    class Environ(dict):
-        pass
-
-    def app(environ, start_response):
-        start_response("200 OK", [])
-        return iter([b"a"]) if streaming else [b"a"]
-
-    environ = Environ(make_environ())
-    gone = weakref.ref(environ)
-    response = SentryWsgiMiddleware(app)(environ, lambda *args: None)
-    response.close()
-    del environ
-    if lifecycle == "stream":  # the SDK's own scope has it, and spans wait with that
-        del response
-        sentry_sdk.get_client().flush()
-    gc.collect()
-    assert gone() is None
-    assert lifecycle == "stream" or response is not None
-
-
-def test_dropped_response_is_free_at_once(init):
-    """Trap 20: neither the deadline nor the registry keeps it alive."""
-    sentry = init()
-    client = WsgiClient(serve(stream(b"a")))
-    gone = weakref.ref(client.response)
-    client.response = None
-    assert gone() is None  # by reference counting: there is no cycle
-    assert sentry.root().outcome == "abandoned"
-
-
-def test_closed_response_leaves_nothing_behind(init):
-    """Trap 12: what a request held is free after its close(), without the collector."""
-    init()
-
-    class Held:
-        pass
-
     variable = contextvars.ContextVar("variable")
     gone = []
 
+    class Held(dict):
+        def __init__(self, *args):
+            super().__init__(*args)
+            gone.append(weakref.ref(self))
+
     def app(environ, start_response):
-        held = Held()
-        gone.append(weakref.ref(held))
-        variable.set(held)
+        variable.set(Held())
         start_response("200 OK", [])
-        return iter([b"a"])
+        return iter([b"a"]) if streaming else [b"a"]
+
+    def serve():
+        response = SentryWsgiMiddleware(app)(Held(make_environ()), lambda *args: None)
+        response.close()
+        return response
 
     gc.collect()
     gc.disable()
     try:
-        contextvars.Context().run(lambda: WsgiClient(SentryWsgiMiddleware(app)).read())
-        assert gone[0]() is None
+        response = contextvars.Context().run(serve)
+        if lifecycle == "static":  # else the SDK's own scope has it, and spans wait with that
+            gc.collect()
+            assert gone[0]() is None
+        del response
+        if lifecycle == "stream":
+            sentry_sdk.get_client().flush()
+            gc.collect()
+        assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()
 
@@ -241,86 +205,57 @@ def test_response_class_has_upstream_s_name(init):
     client.close()
 
 
-ERROR_EVENT = """
-    import contextlib, json, logging
-    import sentry_sdk
-    from django.db import connection
-    logging.getLogger().addHandler(logging.NullHandler())  # nothing on stderr
-    if sys.argv[1] == "stock":
-        from sentry_sdk.integrations.django import DjangoIntegration
-        from sentry_sdk.integrations.wsgi import SentryWsgiMiddleware
-    else:
-        from vendored_integration.wsgi import SentryWsgiMiddleware
-    received = init(
+def error_frames(event):
+    """The functions in the stack traces of an event; none of them is ours."""
+    frames = [
+        frame
+        for value in (event.get("exception") or event["threads"])["values"]
+        for frame in value["stacktrace"]["frames"]
+    ]
+    assert not [frame for frame in frames if "vendored_integration" in frame["module"]]
+    return [frame["function"] for frame in frames]
+
+
+@both
+def test_frames_are_those_of_stock(init, lifecycle, way):
+    """Trap 17: in errors, in stack traces, and as the source of a query, none is ours.
+
+    (Sentry groups errors by them.)
+
+    With ``project_root`` above the package and the tests, as in an editable install: there
+    the frames of site-packages are not left out for where they are.
+    """
+    sentry = init(
+        lifecycle,
         DjangoIntegration(middleware_spans=True, cache_spans=True),
-        enable_db_query_source=True, db_query_source_threshold_ms=0,
-        attach_stacktrace=True, project_root=sys.argv[2],
+        enable_db_query_source=True,
+        db_query_source_threshold_ms=0,
+        attach_stacktrace=True,
+        project_root=os.path.commonpath([vendored_integration.__file__, __file__]),
     )
 
-    def body():
+    @trace_stream
+    def body_with_query():
         yield b"a"
         connection.cursor().execute("select 1")
         sentry_sdk.capture_message("attach_stacktrace")
         raise ValueError("in the body")
 
-    def view(request):
-        if request.path == "/stream":
-            return StreamingHttpResponse(body())
+    with pytest.raises(ValueError, match="in the body"):
+        WsgiClient(streaming_app(way, body_with_query)).read()
+    message, error = map(error_frames, sentry.errors())
+    assert "body_with_query" in message
+    assert error[-1] == "body_with_query"
+    query = sentry.root().named("select 1")
+    assert query.data["code.function"] == "body_with_query"
+
+    def view_with_query(request):
         connection.cursor().execute("select 2")
         raise ValueError("in the view")
 
-    def wsgi(environ, start_response):
-        start_response("200 OK", [])
-        return body()
-
-    app = serve(view)
-    for application, path in ((app, "/stream"), (app, "/"), (SentryWsgiMiddleware(wsgi), "/wsgi")):
-        with contextlib.suppress(ValueError):
-            WsgiClient(application, path).read()
-    frames = []
-    for event in received.errors():
-        values = (event.get("exception") or event["threads"])["values"]
-        stacks = [value["stacktrace"] for value in values if value.get("stacktrace")]
-        frames.append(
-            [
-                (frame["module"], frame["function"], frame.get("in_app"))
-                for stack in stacks
-                for frame in stack["frames"]
-            ]
-        )
-    spans = [
-        (span.get("op"), span.get("description") or "", span["data"])
-        for event in received.transactions() for span in event["spans"]
-    ]
-    for span in received.spans():
-        data = span["attributes"]
-        spans.append((data.get("sentry.op"), span["name"], data))
-    sources = [
-        (data.get("code.namespace"), data.get("code.function"))
-        for op, name, data in spans if op == "db" and name.startswith("select")
-    ]
-    print(json.dumps([frames, sources]))
-"""
-
-
-def test_frames_are_those_of_stock():
-    """Trap 17: the same frames in errors and stack traces, and the same query sources.
-
-    With ``project_root`` above the package and the tests, as in an editable install: there
-    the frames of site-packages are not left out for where they are.
-    """
-    root = os.path.commonpath([vendored_integration.__file__, __file__])
-    (stock,), (ours,) = (run(ERROR_EVENT, who, root) for who in ("stock", "ours"))
-    stock_frames, stock_sources = json.loads(stock)
-    our_frames, our_sources = json.loads(ours)
-    assert our_frames == stock_frames
-    assert len(our_frames) == 5
-    assert all(frames for frames in our_frames)
-    # Stock loses the body's query, unless each span is sent by itself.
-    assert all(source in our_sources for source in stock_sources)
-    assert len(our_sources) >= len(stock_sources) + HAS_STATIC_LIFECYCLE > 0
-    assert all(function for _, function in our_sources)
-    assert not [source for source in our_sources if "vendored" in str(source)]
+    WsgiClient(serve(view_with_query)).read()
+    assert error_frames(sentry.errors()[-1])[-1] == "view_with_query"
+    assert sentry.roots()[-1].named("select 2").data["code.function"] == "view_with_query"
 
 
 def test_file_response_with_new_streaming_content(sentry, tmp_path):
