@@ -35,11 +35,10 @@ from upstream.environment import (
     call,
     clean_environ,
     install,
-    last_lines,
+    judge_each,
     make_environment,
     pip,
-    say,
-    short,
+    run_tests,
     unpack,
 )
 
@@ -106,16 +105,9 @@ class Difference(NamedTuple):
 
 def main(argv: "Sequence[str]") -> int:
     args = _arguments(argv)
-    status = 0
-    for version in args.versions:
-        # An error with one version does not stop the others.
-        try:
-            if not judge(prepare(version, args.sdk, args.finish_on)):
-                status = max(status, 1)
-        except Refused as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-    return status
+    return judge_each(
+        args.versions, lambda version: judge(prepare(version, args.sdk, args.finish_on))
+    )
 
 
 def prepare(version: str, sdk: "Optional[str]", finish_on: "Optional[str]") -> Suite:
@@ -160,13 +152,8 @@ def reason(test: str) -> str:
 
 def run(suite: Suite, name: str, lifecycle: str, labels: str = LABELS) -> Results:
     """Run some of the tests once."""
-    directory = CACHE / "results" / f"django-{suite.django}"
-    directory.mkdir(parents=True, exist_ok=True)
     title = f"{name}, {lifecycle}" + ("" if labels is LABELS else ", again")
-    log = directory / (title.replace(", ", "-") + ".json")
-    output = log.with_suffix(".txt")
-    if log.exists():
-        log.unlink()
+    log = CACHE / "results" / f"django-{suite.django}" / (title.replace(", ", "-") + ".json")
     settings = {
         "integration": INTEGRATIONS[name],
         "lifecycle": lifecycle,
@@ -177,28 +164,18 @@ def run(suite: Suite, name: str, lifecycle: str, labels: str = LABELS) -> Result
     # Not every version has all of them.
     present = [one for one in labels.split() if (suite.tests / one.partition(".")[0]).is_dir()]
     command = [str(suite.python), "runtests.py", "--settings=suite_settings", "--noinput"]
-    say(f"running the tests of Django {suite.django}: {title}")
-    with output.open("w") as stream:
-        status = subprocess.call(
-            [*command, "--parallel=1", *present],
-            cwd=str(suite.tests),
-            env={**clean_environ(), **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    found: Dict[str, Any] = {"traced": 0, "outcomes": {}}
-    if log.exists():
-        found = json.loads(log.read_text())
-    if not found["outcomes"] or bool(found["traced"]) != (name != "without"):
-        raise Refused(
-            f"Django {suite.django}: could not run its tests ({title})\n"
-            f"  expected: results in {short(log)}, traced only with an integration\n"
-            f"  found: exit status {status}, {len(found['outcomes'])} results, "
-            f"{found['traced']} traced\n{last_lines(output.read_text())}\n"
-            f"  next: read {short(output)}"
-        )
+    command += ["--parallel=1", *present]
+    title = f"Django {suite.django}: {title}"
+    found = run_tests(title, command, suite.tests, {**clean_environ(), **environ}, log, _read)
+    if bool(found["traced"]) != (name != "without"):
+        raise Refused(f"{title}: {found['traced']} traced, expected some with an integration only")
     return {test: Result(*outcome) for test, outcome in found["outcomes"].items()}
+
+
+def _read(log: Path) -> Any:
+    """What suite_runner.py has written."""
+    found = json.loads(log.read_text())
+    return found if found["outcomes"] else None
 
 
 def report(suite: Suite, without: Results, differences: "Sequence[Difference]") -> str:

@@ -5,8 +5,7 @@
         ...
         event = sink.wait_for(lambda sink: sink.transactions())[0]
 
-`python scripts/sink.py` prints its DSN, then one line an item. Needs sentry-sdk, which parses the
-envelopes, and Python 3.8 or later.
+Needs sentry-sdk, which parses the envelopes, and Python 3.8 or later.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import json
 import socket
 import socketserver
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, TypeVar
 
@@ -59,24 +58,19 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
-def parse_envelope(body: bytes) -> Envelope:
-    """Errors: any exception, if it is not an envelope."""
+def parse_envelope(body: bytes, encoding: str) -> Envelope:
+    """Parse a request's body. Errors: any exception, if it is not an envelope."""
     # Not above: the tests of the build import this module, and have no SDK.
     from sentry_sdk import envelope as sdk
 
-    parsed = sdk.Envelope.deserialize(body)
-    return Envelope(parsed.headers, [Item(item) for item in parsed.items])
-
-
-def decoded(body: bytes, encoding: str) -> bytes:
-    """A request's body without its Content-Encoding: those that the SDK uses."""
     if encoding == "gzip":
-        return gzip.decompress(body)
-    if encoding == "br":
+        body = gzip.decompress(body)
+    elif encoding == "br":
         import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-        return bytes(brotli.decompress(body))
-    return body
+        body = brotli.decompress(body)
+    parsed = sdk.Envelope.deserialize(body)
+    return Envelope(parsed.headers, [Item(item) for item in parsed.items])
 
 
 class EnvelopeSink:
@@ -85,8 +79,7 @@ class EnvelopeSink:
     All methods may be called from any thread. Each query returns a new list.
 
     `respond` is called with each envelope after it has been stored. It may return a `Reply`, block
-    (a slow ingest), or raise (status 500). `on_item` is called with each item, and `on_body` with
-    each envelope's bytes as they came and their Content-Encoding ("" for none).
+    (a slow ingest), or raise (status 500). `on_item` is called with each item.
     """
 
     def __init__(
@@ -95,12 +88,10 @@ class EnvelopeSink:
         *,
         respond: Callable[[Envelope], Reply | None] | None = None,
         on_item: Callable[[Item], object] | None = None,
-        on_body: Callable[[bytes, str], object] | None = None,
         keep_alive: bool = False,
     ) -> None:
         self.respond = respond
         self.on_item = on_item
-        self.on_body = on_body
         # A kept connection outlives the sink, and the workers of a pre-forking server share it.
         self.protocol = "HTTP/1.1" if keep_alive else "HTTP/1.0"
         self._changed = threading.Condition()
@@ -218,7 +209,7 @@ class EnvelopeSink:
     def receive(self, body: bytes, encoding: str) -> Reply:
         """Take a request's body; what it is answered with."""
         try:
-            envelope = parse_envelope(decoded(body, encoding))
+            envelope = parse_envelope(body, encoding)
         except Exception as error:
             with self._changed:
                 self._rejected.append(f"{error!r}: {encoding} {body[:200]!r}")
@@ -230,23 +221,18 @@ class EnvelopeSink:
         if self.on_item is not None:
             for item in envelope.items:
                 self.on_item(item)
-        if self.on_body is not None:
-            self.on_body(body, encoding)
         try:
             return (self.respond and self.respond(envelope)) or Reply(200)
         except Exception:
             return Reply(500)
 
 
-class _Server(ThreadingHTTPServer):
+# Not HTTPServer, which looks up the host's name, and may ask a DNS server for it.
+class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    allow_reuse_address = True
     # Many processes may connect at once, too many for the default backlog of 5.
     request_queue_size = 256
-
-    def server_bind(self) -> None:
-        # HTTPServer's looks up the host's name, which may ask a DNS server.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone in mid-request is no news."""
@@ -291,31 +277,12 @@ def describe(item: Item) -> str:
         payload = item.json
     except ValueError:
         return f"{item.type}  {len(item.payload)} bytes"
-    trace = (payload.get("contexts") or {}).get("trace") or {}
-    found = [payload.get("transaction"), trace.get("status"), f"trace {trace.get('trace_id')}"]
-    if item.type == "transaction":
-        found.append(f"{len(payload.get('spans', []))} spans")
-    elif item.type == "event":
+    context = (payload.get("contexts") or {}).get("trace") or {}
+    found = [payload.get("transaction"), context.get("status"), context.get("trace_id")]
+    if item.type == "event":
         values = (payload.get("exception") or {}).get("values") or []
         found += [f"{value.get('type')}: {value.get('value')}" for value in values]
         found.append(payload.get("message") or payload.get("logentry"))
-    elif item.type == "span":
-        names = ("is_segment", "name", "status", "trace_id")
-        found = [[span.get(name) for name in names] for span in payload.get("items", [payload])]
-    else:
+    elif item.type != "transaction":
         found = [json.dumps(payload, sort_keys=True)[:300]]
     return "  ".join([item.type, *(str(part) for part in found if part)])
-
-
-def main() -> None:
-    def show(item: Item) -> None:
-        print(describe(item), flush=True)
-        sink.clear()  # it may run for days
-
-    with EnvelopeSink(on_item=show) as sink:
-        print(sink.dsn, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,6 @@ Exit status: 0 no regression, 1 there is one, 2 an error.
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Sequence
@@ -44,10 +43,9 @@ from upstream.environment import (
     Refused,
     clean_environ,
     install,
-    last_lines,
+    judge_each,
     make_environment,
-    say,
-    short,
+    run_tests,
     unpack,
 )
 
@@ -93,11 +91,13 @@ ATTEMPTS = 3
 TEST_TIMEOUT = 120  # seconds
 
 
-class Environment(NamedTuple):
-    """A virtual environment with what the tests need, save the SDK and our wheel."""
+class Suite(NamedTuple):
+    """The tests of one release, and an environment for them."""
 
-    python: Path
+    release: str
     django: str
+    python: Path
+    source: Path
 
 
 class Run(NamedTuple):
@@ -109,117 +109,63 @@ class Run(NamedTuple):
 
 def main(argv: "Sequence[str]") -> int:
     args = _arguments(argv)
-    status = 0
-    for release in args.releases:
-        # An error with one release does not stop the others.
-        try:
-            if not judge(release, prepare(args.django)):
-                status = max(status, 1)
-        except Refused as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-    return status
+    return judge_each(args.releases, lambda release: judge(prepare(release, args.django)))
 
 
-def judge(release: str, environment: Environment) -> bool:
+def judge(suite: Suite) -> bool:
     """Run the tests of one release and print the difference; true if ours is not worse."""
-    source = unpack_tests(release, environment)
-    install(release, environment.python)
-    runs = Runs(release, environment, source)
-    stock = runs.attempts("stock", CLOSE)
-    ours = runs.attempts("ours", SWAP)
+    stock = attempts(suite, "stock", CLOSE)
+    ours = attempts(suite, "ours", SWAP)
     verdict = compare(stock.results, ours.results)
-    print(report(release, stock, ours, verdict))
+    print(report(suite.release, stock, ours, verdict))
     return not verdict.worse
 
 
-# -- getting ready ---------------------------------------------------------------------
-
-
-def prepare(django: str) -> Environment:
-    """Return the environment for this Python and a Django, made if it is not there."""
+def prepare(release: str, django: str) -> Suite:
+    """Install the release, our wheel and what the tests need; download the tests."""
     requirements = [f"Django=={django}.*", *REQUIREMENTS]
     if POSTGRES_VARIABLE in os.environ:
         requirements.append("psycopg2-binary")
-    return Environment(make_environment(f"django{django}", requirements), django)
-
-
-def unpack_tests(release: str, environment: Environment) -> Path:
-    """Return the directory with the release's tests, downloaded if it is not there."""
-    target = unpack("sentry-sdk", release, environment.python)
-    missing = [path for path in PATHS if not (target / path).is_dir()]
+    python = make_environment(f"django{django}", requirements)
+    source = unpack("sentry-sdk", release, python)
+    missing = [path for path in PATHS if not (source / path).is_dir()]
     if missing:
         raise Refused(
-            f"sentry-sdk {release}: its source distribution carries no such tests, so there "
-            "is nothing to judge by\n"
-            f"  expected: {', '.join(PATHS)}\n"
-            f"  found: {short(target)} without {', '.join(missing)}\n"
+            f"sentry-sdk {release}: its source distribution carries no {', '.join(missing)}\n"
             "  next: leave this release out"
         )
-    return target
+    install(release, python)
+    return Suite(release, django, python, source)
 
 
-# -- running the tests -----------------------------------------------------------------
+def attempts(suite: Suite, name: str, plugins: "Iterable[str]") -> Run:
+    """Run all tests; and the files with failures once more, twice at most.
+
+    The whole files: what fails may have been brought about by the test before it.
+    """
+    results = run(suite, name, plugins, PATHS)
+    unsteady: List[str] = []
+    for _ in range(ATTEMPTS - 1):
+        again = sorted({test.partition("::")[0] for test in failing(results)})
+        if not again:
+            break
+        unsteady += take_passes(results, run(suite, f"{name}-again", plugins, again))
+    return Run(results, unsteady)
 
 
-class Runs:
-    """Runs of the tests of one release."""
-
-    def __init__(self, release: str, environment: Environment, source: Path) -> None:
-        self._release = release
-        self._environment = environment
-        self._source = source
-
-    def attempts(self, name: str, plugins: "Iterable[str]") -> Run:
-        """Run all tests; and the files with failures once more, twice at most.
-
-        The whole files: what fails may have been brought about by the test before it.
-        """
-        results = self.run(name, plugins, PATHS)
-        unsteady: List[str] = []
-        for _ in range(ATTEMPTS - 1):
-            again = sorted({test.partition("::")[0] for test in failing(results)})
-            if not again:
-                break
-            unsteady += take_passes(results, self.run(f"{name}-again", plugins, again))
-        return Run(results, unsteady)
-
-    def run(self, name: str, plugins: "Iterable[str]", tests: "Iterable[str]") -> Results:
-        """Run some tests once, with some plugins."""
-        directory = CACHE / "results" / f"{self._release}-django{self._environment.django}"
-        directory.mkdir(parents=True, exist_ok=True)
-        log = directory / f"{name}.jsonl"
-        output = directory / f"{name}.txt"
-        if log.exists():
-            log.unlink()  # pytest-reportlog would add to it
-        say(f"running the tests of sentry-sdk {self._release}: {name}")
-        with output.open("w") as stream:
-            status = subprocess.call(
-                [*self._pytest(plugins), f"--report-log={log}", *tests],
-                cwd=str(self._source),
-                env=test_environ(),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-            )
-        results = read(log) if log.exists() else {}
-        # pytest: 0 all have passed, 1 some have failed, 2 some file could not be imported.
-        if status not in (0, 1, 2) or not results:
-            raise Refused(
-                f"sentry-sdk {self._release}: pytest could not run the tests ({name})\n"
-                f"  expected: its exit status 0 or 1, and results in {short(log)}\n"
-                f"  found: {status}, {len(results)} results\n{last_lines(output.read_text())}\n"
-                f"  next: read {short(output)}"
-            )
-        return results
-
-    def _pytest(self, plugins: "Iterable[str]") -> "List[str]":
-        command = [str(self._environment.python), "-m", "pytest", "-c", "pyproject.toml"]
-        # Upstream's own options ask for coverage.
-        command += ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=short"]
-        command += [option for plugin in plugins for option in ("-p", plugin)]
-        # A file's tests in one process and in order: some rely on it.
-        return [*command, "--numprocesses=auto", "--dist=loadfile", f"--timeout={TEST_TIMEOUT}"]
+def run(suite: Suite, name: str, plugins: "Iterable[str]", tests: "Iterable[str]") -> Results:
+    """Run some tests once, with some plugins."""
+    log = CACHE / "results" / f"{suite.release}-django{suite.django}" / f"{name}.jsonl"
+    command = [str(suite.python), "-m", "pytest", "-c", "pyproject.toml"]
+    # Upstream's own options ask for coverage.
+    command += ["-o", "addopts=", "-p", "no:cacheprovider", "--tb=short"]
+    command += [option for plugin in plugins for option in ("-p", plugin)]
+    # A file's tests in one process and in order: some rely on it.
+    command += ["--numprocesses=auto", "--dist=loadfile", f"--timeout={TEST_TIMEOUT}"]
+    command += [f"--report-log={log}", *tests]
+    title = f"sentry-sdk {suite.release}: {name}"
+    results: Results = run_tests(title, command, suite.source, test_environ(), log, read)
+    return results
 
 
 def test_environ() -> "Dict[str, str]":
@@ -236,9 +182,6 @@ def test_environ() -> "Dict[str, str]":
     environ["DJANGO_SETTINGS_MODULE"] = "tests.integrations.django.myapp.settings"
     environ["PYTHONPATH"] = str(PLUGINS)
     return environ
-
-
-# -- telling ---------------------------------------------------------------------------
 
 
 def report(release: str, stock: Run, ours: Run, verdict: Verdict) -> str:

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import supported
 
@@ -86,6 +86,55 @@ def install(release: str, python: Path) -> None:
         [*pip(python, "install"), f"sentry-sdk=={release}"],
         f"could not install sentry-sdk {release}",
     )
+
+
+def run_tests(
+    title: str,
+    command: "Sequence[str]",
+    directory: Path,
+    environ: "Dict[str, str]",
+    log: Path,
+    read: "Callable[[Path], Any]",
+) -> Any:
+    """Run tests that write their results to `log`; return what `read` makes of it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.unlink()  # pytest-reportlog would add to it
+    say(f"running the tests of {title}")
+    output = log.with_suffix(".txt")
+    with output.open("w") as stream:
+        status = subprocess.call(
+            command,
+            cwd=str(directory),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    results = read(log) if log.exists() else None
+    # 0 all have passed, 1 some have failed; pytest: 2 some file could not be imported.
+    if status not in (0, 1, 2) or not results:
+        raise Refused(
+            f"could not run the tests of {title}: exit status {status}\n"
+            f"{last_lines(output.read_text())}\n  next: read {short(output)}"
+        )
+    return results
+
+
+def judge_each(names: "Sequence[str]", judge: "Callable[[str], bool]") -> int:
+    """Judge one version after the other; an error with one does not stop the others.
+
+    Returns the exit status: 0 all are right, 1 one is not, 2 an error.
+    """
+    status = 0
+    for name in names:
+        try:
+            if not judge(name):
+                status = max(status, 1)
+        except Refused as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+    return status
 
 
 def parser_of(doc: "Optional[str]") -> argparse.ArgumentParser:

@@ -58,18 +58,15 @@ def sdk_tests(upstream: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     runs: Dict[str, Any] = {}
     ran: List[str] = []
 
-    def run(self: Any, name: str, *args: Any) -> Any:
+    def run(suite: Any, name: str, *args: Any) -> Any:
         ran.append(name)
         return {TEST: runs[name]}
 
-    monkeypatch.setattr(tool.Runs, "run", run)
-    environment = tool.Environment(Path(sys.executable), "5.2")
-    monkeypatch.setattr(tool, "prepare", lambda django: environment)
-    monkeypatch.setattr(tool, "install", lambda *args: None)
-
-    monkeypatch.setattr(tool, "unpack_tests", lambda *args: None)
+    monkeypatch.setattr(tool, "run", run)
+    suite = tool.Suite("2.0.0", "5.2", Path(sys.executable), Path())
+    monkeypatch.setattr(tool, "prepare", lambda *args: suite)
     results = {"passed": upstream.Result("passed"), "failed": upstream.Result("failed", "boom")}
-    return SimpleNamespace(tool=tool, runs=runs, ran=ran, environment=environment, **results)
+    return SimpleNamespace(tool=tool, runs=runs, ran=ran, **results)
 
 
 def test_regression(sdk_tests: Any, capsys: Any) -> None:
