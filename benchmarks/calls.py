@@ -10,47 +10,17 @@ import argparse
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
-from wsgiref.util import setup_testing_defaults
-
-import django
-import sentry_sdk
-from django.conf import settings
-from django.core.wsgi import get_wsgi_application
-from django.http import StreamingHttpResponse
-from django.urls import path
-
-from vendored_integration import DjangoIntegration
-
-
-def stream(request: Any) -> StreamingHttpResponse:
-    return StreamingHttpResponse(iter([b"one", b"two"]))
-
-
-urlpatterns = [path("", stream)]
-
-
-def serve(application: Any) -> None:
-    environ: "dict[str, Any]" = {}
-    setup_testing_defaults(environ)
-    response = application(environ, lambda status, headers: None)
-    assert b"".join(response) == b"onetwo"
-    response.close()
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    # Nothing is sent: the transport drops it.
-    sentry_sdk.init(
-        dsn="http://key@127.0.0.1:9/1",
-        integrations=[DjangoIntegration()],
-        traces_sample_rate=1.0,
-        transport=lambda event: None,
-    )
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, LOGGING_CONFIG=None)
-    django.setup()
-    application = get_wsgi_application()
-    serve(application)
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "worker"))
+    from serve import Server  # type: ignore[import-not-found]
+
+    server = Server("ours", 1)
+    server.request("/stream/2")
 
     package = f"vendored_integration{os.sep}"
     functions: "Counter[str]" = Counter()
@@ -68,7 +38,7 @@ def main() -> None:
 
     sys.setprofile(count)
     try:
-        serve(application)
+        server.request("/stream/2")
     finally:
         sys.setprofile(None)
     for function, number in functions.most_common():
