@@ -109,9 +109,8 @@ class Machine:
                 *command[1:],
             ],
             env={**self.variables, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
+            capture_output=True,
+            text=True,
             errors="replace",
         )
         if done.returncode:

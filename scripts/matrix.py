@@ -131,7 +131,7 @@ def run(release: str, pytest_args: List[str], quiet: bool) -> int:
         env=env,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
-        universal_newlines=True,
+        text=True,
         errors="replace",
     )
     if quiet:

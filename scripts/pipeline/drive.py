@@ -62,6 +62,6 @@ def _python(source: Upstream) -> str:
     raise PipelineError(
         f"sentry-sdk {source.release}: no Python to run it with",
         expected=f"one of 3.{', 3.'.join(map(str, minors))}, with pip",
-        found="3.{}".format(sys.version_info[1]),
+        found=f"3.{sys.version_info[1]}",
         next="install one of them, so that its name (python3.12) is on PATH",
     )

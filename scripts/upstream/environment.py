@@ -185,7 +185,7 @@ def call(command: "Sequence[str]", problem: str, **environ: str) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     if result.returncode != 0:
         variables = "".join(f"{name}={value} " for name, value in environ.items())

@@ -218,7 +218,7 @@ async def stream(request, wait):
     for index in range(count):
         if index == count - 1:
             await at_gate(request, wait)
-        with span("chunk %d" % index):
+        with span(f"chunk {index}"):
             chunk = b"chunk %d\n" % index
         await wait.sleep(0)
         yield chunk
@@ -228,7 +228,7 @@ async def stream_many_spans(request, wait):
     """`n` chunks, each after `spans` spans; at a gate after each. A chunk is the process id."""
     for index in range(int(request.GET["n"])):
         for number in range(int(request.GET["spans"])):
-            with span("span %d.%d" % (index, number)):
+            with span(f"span {index}.{number}"):
                 pass
         yield b"%d\n" % os.getpid()
         await at_gate(request, wait)

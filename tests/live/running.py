@@ -143,10 +143,7 @@ class Running:
         # What the server does after the response (its log) has been sent as well after this.
         self.flush()
         found = self.transactions(request_id)
-        assert len(found) == 1, "%d transactions for one request:\n%s" % (
-            len(found),
-            self.sink.describe(),
-        )
+        assert len(found) == 1, self.sink.describe()
         return found[0]
 
     def check_outcome(self, trace, outcome, status):

@@ -47,7 +47,7 @@ def main(name):
 
 
 def announce(port):
-    print("listening on port %d" % port, flush=True)
+    print(f"listening on port {port}", flush=True)
 
 
 if __name__ == "__main__":

@@ -466,7 +466,7 @@ def test_sigkill(tmp_path, request_id):
             # The connection may be reset, or end.
             with contextlib.suppress(ConnectionError):
                 assert not killed.read().complete
-            running.process.wait_for_output(r"\(pid:%d\) was sent SIGKILL" % pid)
+            running.process.wait_for_output(rf"\(pid:{pid}\) was sent SIGKILL")
             gate.open()
             received = other.read()
             assert received.complete

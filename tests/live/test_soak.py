@@ -27,7 +27,7 @@ def test_10_000_requests_are_received_once_each(tmp_path, kind):
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout
     # 5 in 100 fail before, and 5 in mid-stream.

@@ -35,7 +35,7 @@ def run(
         env={**own, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=600,
     )
     assert result.returncode == status, result.stdout

@@ -77,9 +77,8 @@ def test_a_wrong_command_line_is_refused(command: str, said: str) -> None:
     done = subprocess.run(
         [sys.executable, *command.split()],
         cwd=str(CHECKOUT),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr

@@ -24,7 +24,7 @@ def sections(clone: Path, *arguments: str) -> Tuple[int, str]:
         [sys.executable, "-S", str(clone / "scripts" / "sections.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     assert "Traceback" not in done.stdout
     return done.returncode, done.stdout

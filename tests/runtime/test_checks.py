@@ -95,8 +95,7 @@ class Project:
             [sys.executable, *arguments],
             cwd=str(self.directory),
             env={**inherited, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=60,
         )

@@ -33,8 +33,7 @@ def run(code, *args, prelude=_PRELUDE, status=0, timeout=60, **environ):
     """Run code after the prelude in a fresh interpreter, and return the lines that it printed."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code), *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=timeout,
         env={**os.environ, **environ},
