@@ -9,7 +9,8 @@ Nothing in the views knows which integration is at work. Set up by the environme
 
 shop.sqlite3 and catalogue.bin are in the working directory.
 
-The journal is the project's own log: a line for everything that a body did, whatever Sentry was told. The report compares it with what Sentry received.
+The journal is the project's own log: a line for everything that a body did, whatever Sentry was
+told. The report compares it with what Sentry received.
 """
 
 import json
@@ -78,7 +79,7 @@ django.setup()
 # -- the journal
 
 
-# A line at a time: what a killed worker has done is on record.
+# Line by line, as a log.
 JOURNAL = open(os.environ["DEMO_JOURNAL"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
 

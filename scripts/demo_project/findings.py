@@ -89,17 +89,19 @@ class Side(NamedTuple):
 
 def compare(name: str, all_served: List[Served], journal: List[Json], sink: EnvelopeSink) -> Side:
     """What the sink has received of the streams, beside what the journal says of their bodies."""
-    arrived = {trace.trace_id: trace for trace in traces(sink)}
+    arrived = traces(sink)
+    ids = {served.trace_id for served in all_served}
     findings = [
         _examine(
             served,
-            arrived.pop(served.trace_id, None),
+            next((one for one in arrived if one.trace_id == served.trace_id), None),
             [entry for entry in journal if entry["stream"] == f"{served.stream.name}-{name}"],
             sink.errors(),
         )
         for served in all_served
     ]
-    strays = [(one.op, one.name) for trace in arrived.values() for one in [trace, *trace.spans]]
+    others = [trace for trace in arrived if trace.trace_id not in ids]
+    strays = [(one.op, one.name) for trace in others for one in [trace, *trace.spans]]
     return Side(NAMES[name], findings, _common(strays, [one for f in findings for one in f.made]))
 
 
@@ -165,16 +167,16 @@ def _error(depth: int, event: Json) -> Row:
 
 
 def _value(event: Json) -> Json:
-    (*_, value) = (event.get("exception") or {}).get("values") or [{}]
-    return value
+    values: List[Json] = (event.get("exception") or {}).get("values") or [{}]
+    return values[-1]
 
 
 def _outcome(trace: Trace) -> str:
     first = trace.data.get("http.response.stream.time_to_first_chunk")
     chunks = trace.data.get("http.response.stream.chunks")
-    counted = chunks and first is not None
-    more = f", {chunks} chunks, first at {milliseconds(first / 1000)}" if counted else ""
-    return f"stream {trace.outcome}{more}"
+    if not chunks or first is None:
+        return f"stream {trace.outcome}"
+    return f"stream {trace.outcome}, {chunks} chunks, first at {milliseconds(first / 1000)}"
 
 
 def _common(spans: Spans, made: Spans) -> int:
@@ -190,4 +192,6 @@ def milliseconds(duration: float) -> str:
 
 def size(count: int) -> str:
     """:param count: bytes"""
-    return f"{count} bytes" if count < 1000 else f"{count / 1000:,.1f} kB"
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"

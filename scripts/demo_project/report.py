@@ -74,7 +74,9 @@ def page(sides: List[Side], about: str) -> str:
     for both in zip(*(side.findings for side in sides)):
         # The same time axis for both, so that what is short looks short.
         length = max(row.end - one.served.started for one in both for row in one.rows)
-        waterfalls = [[_placed(row, one.served.started, length) for row in one.rows] for one in both]
+        waterfalls = [
+            [_placed(row, one.served.started, length) for row in one.rows] for one in both
+        ]
         streams.append(
             {
                 "stream": both[0].served.stream,
