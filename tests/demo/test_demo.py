@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sink import EnvelopeSink
+from traces import traces
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DEMO = SCRIPTS / "demo.py"
 SECOND_STAGE = SCRIPTS / "demo_project" / "run.py"
@@ -124,6 +127,17 @@ def test_sigterm_ends_the_server(tmp_path):
 
 
 @needs_installed
+def test_dsn(tmp_path):
+    """That Sentry gets the transactions that the terminal names, stock's and ours."""
+    with EnvelopeSink() as sentry:
+        status, out, err = finish(start(SECOND_STAGE, tmp_path, f"--dsn={sentry.dsn}"))
+        assert (status, err) == (0, "")
+        named = set(re.findall(r"\b[0-9a-f]{32}\b", out))
+        assert len(named) == 10
+        assert named <= {trace.trace_id for trace in traces(sentry)}
+
+
+@needs_installed
 def test_page_shows_what_the_terminal_does(shown):
     """The sums, and a bar for each span, within the request's if the body is ours to trace."""
     out, text = shown
@@ -168,6 +182,7 @@ def test_names_are_text(monkeypatch):
     [
         (["--dsn", "sentry.example"], "expected https://KEY@HOST"),
         (["--html", "missing/demo.html"], "expected a file in a directory"),
+        (["--html", "."], "expected a file in a directory"),
         (["--sdk", "9.9.9"], "sentry-sdk 9.9.9"),
         (["--sdk", "2.60.0", "--lifecycle", "stream"], "needs sentry-sdk 2.61.0"),
     ],
