@@ -22,7 +22,6 @@ import supported
 from upstream.environment import ROOT, Refused, call, clean_environ, make_environment, pip, say
 
 REQUIREMENTS = ["Django", "gunicorn", "requests", "rich"]
-SPOTLIGHT = "http://localhost:8969/stream"  # where its sidecar listens
 PAGE = ROOT / ".cache" / "demo.html"
 
 
@@ -35,7 +34,6 @@ def main() -> int:
     add("--lifecycle", choices=("static", "stream"), default="static", help="the SDK's (2.61.0)")
     add("--dsn", help="send to this Sentry, and print the trace ids, instead of comparing")
     add("--html", metavar="FILE", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
-    add("--spotlight", nargs="?", const=SPOTLIGHT, metavar="URL", help=f"(default: {SPOTLIGHT})")
     options = parser.parse_args()
     newest = options.lifecycle == "static" or not options.sdk
     if not newest and supported.numbers(options.sdk) < (2, 61, 0):
@@ -59,9 +57,7 @@ def main() -> int:
         return 130
     command = [python, str(ROOT / "scripts" / "demo_project" / "run.py")]
     command += [f"--lifecycle={options.lifecycle}", f"--html={page}"]
-    command += [
-        f"--{name}={vars(options)[name]}" for name in ("dsn", "spotlight") if vars(options)[name]
-    ]
+    command += [f"--dsn={options.dsn}"] if options.dsn else []
     # The SDK would send through a proxy what is for loopback.
     return os.execve(python, command, {**clean_environ(), "NO_PROXY": "127.0.0.1"})
 

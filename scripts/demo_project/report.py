@@ -1,121 +1,99 @@
-"""What the demo prints: both sides of every stream, then the sums."""
+"""The two forms of the findings: text for the terminal, and one file of HTML.
+
+Names of spans and texts of errors are data of users: rich and Django's templates escape them.
+"""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List
+from typing import Any, Dict, List
 
-from findings import NAMES, Count, Finding, Node, Side, label, milliseconds, size
+from django.template import Context, Engine
+from findings import Row, Side, milliseconds
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-if TYPE_CHECKING:
-    from run import Served
-
-MOST_WIDTH = 140
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+STYLES = {"good": "green", "bad": "red", "error": "bold red", "note": "cyan"}
 
 
-class Screen:
-    """The terminal, or the file, that the report goes to. rich heeds COLUMNS and NO_COLOR."""
-
-    def __init__(self) -> None:
-        # What the encoding cannot show must not end the demo; box characters are rich's.
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr,unused-ignore]
-        self.console = Console(highlight=False, markup=False, emoji=False)
-        terminal = self.console.is_terminal
-        self.console.width = min(self.console.width, MOST_WIDTH) if terminal else 100
-
-    def say(self, text: str = "", style: str = "") -> None:
-        # Not broken into lines: a path is to be copied.
-        self.console.print(Text(text, style), soft_wrap=True)
-
-    def served(self, integration: str, served: List[Served], seconds: float) -> None:
-        received = size(sum(one.size for one in served))
-        streams = f"{len(served)} streams, {received}, served in {seconds:.1f} s"
-        self.say(f"{NAMES[integration]}: {streams}")
-
-    def traces(self, runs: Dict[str, List[Served]]) -> None:
-        """Where to look in a Sentry, or in Spotlight."""
-        self.say()
-        for name, all_served in runs.items():
-            for served in all_served:
-                self.say(f"{served.trace_id}  {NAMES[name]}  {served.stream.target}")
-
-    def compare(self, sides: List[Side]) -> None:
-        for both in zip(*(side.findings for side in sides)):
-            stream = both[0].served.stream
-            self.say()
-            self.console.print(Text.assemble((stream.title, "bold"), f"  GET {stream.target}"))
-            table = Table(box=box.ROUNDED, expand=True)
-            for side in sides:
-                table.add_column(side.title, ratio=1)
-            table.add_row(*(Group(*_account(one)) for one in both))
-            self.console.print(table)
-        self.say()
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-        table.add_column("All streams")
-        for side in sides:
-            table.add_column(side.title, justify="right", no_wrap=True)
-        for rows in zip(*(side.sums for side in sides)):
-            table.add_row(rows[0][0], *(_sum(value) for _, value in rows))
-        self.console.print(table)
-        self.say()
-        for side in sides:
-            text = Text(f"{side.title}: ", "bold green" if side.clean else "bold red")
-            self.console.print(text.append(side.verdict))
-
-    def written(self, page: Path) -> None:
-        self.say()
-        self.say(f"The same as waterfalls, for a browser: {page}")
+def show(console: Console, sides: List[Side]) -> None:
+    """Both sides of every stream, then the sums."""
+    for both in zip(*(side.findings for side in sides)):
+        stream = both[0].served.stream
+        console.print(Text.assemble("\n", (stream.title, "bold"), f"  GET {stream.target}"))
+        table = Table(*(side.title for side in sides), box=box.ROUNDED, expand=True)
+        for column in table.columns:
+            column.ratio = 1
+        table.add_row(*(Group(*_trees(console, one.rows)) for one in both))
+        console.print(table)
+    console.print()
+    table = Table("All streams", box=box.SIMPLE_HEAD, show_edge=False)
+    for side in sides:
+        table.add_column(side.title, justify="right", no_wrap=True)
+    for rows in zip(*(side.sums for side in sides)):
+        table.add_row(rows[0].op, *(Text(row.name, STYLES[row.kind]) for row in rows))
+    console.print(table)
+    console.print()
+    for side in sides:
+        style = "bold green" if side.clean else "bold red"
+        console.print(Text.assemble((f"{side.title}: ", style), side.verdict))
 
 
-def _sum(value: object) -> Text:
-    style = ("green" if value.all else "red") if isinstance(value, Count) else ""
-    return Text(str(value), style)
+def _trees(console: Console, rows: List[Row]) -> List[Tree]:
+    trees: List[Tree] = []
+    path: List[Tree] = []  # from the root to the last row
+    for row in rows:
+        del path[row.depth :]
+        line = _line(console, row)
+        path.append(path[-1].add(line) if path else Tree(line, guide_style="dim"))
+        trees += path if len(path) == 1 else []
+    return trees
 
 
-def _account(finding: Finding) -> Iterator[RenderableType]:
-    """One side of one stream."""
-    yield _line(Text(f"client: {finding.of_client}"), finding.served.seconds)
-    if finding.tree is None or finding.request is None:
-        yield Text("no transaction has arrived", "red")
-    else:
-        status = Text(finding.request.status, "green" if finding.request.status == "ok" else "red")
-        root = Text.assemble(_name(finding.tree), "  ", status)
-        lines: List[RenderableType] = [_line(root, finding.request.duration)]
-        lines += [Text(finding.of_stream, "cyan")] if finding.of_stream else []
-        yield _grow(Tree(Group(*lines)), finding.tree)
-    if finding.detached:
-        whereabouts = Text(finding.whereabouts, "red")
-        yield _grow(Tree(whereabouts), Node("", "", "", 0, 0, finding.detached))
-    if finding.made:
-        yield Text(finding.of_spans, "green" if finding.spans.all else "red")
-
-
-def _grow(tree: Tree, node: Node) -> Tree:
-    tree.guide_style = "dim"
-    for child in node.children:
-        if child.kind == "error":
-            tree.add(Text(f"! {child.op}: {child.name}", "bold red"))
-        else:
-            _grow(tree.add(_line(_name(child), child.end - child.start)), child)
-    return tree
-
-
-def _name(node: Node) -> Text:
-    return Text.assemble((node.op, "bold"), " ", label(node))
-
-
-def _line(left: Text, seconds: float) -> Table:
-    """Text that is cut off at the right edge, where the duration stands."""
+def _line(console: Console, row: Row) -> RenderableType:
+    style = STYLES.get(row.kind, "")
+    text = Text.assemble((f"{row.op} " if row.op else "", "bold"), row.name, style=style)
+    if not row.duration:
+        return text
+    # Cut off at the right edge, where the duration stands. Not every encoding has an ellipsis.
+    unicode = console.encoding.startswith("utf")
     grid = Table.grid(expand=True, padding=(0, 1))
-    # Not every encoding has an ellipsis.
-    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis" if unicode else "crop")
     grid.add_column(justify="right", no_wrap=True)
-    grid.add_row(left, milliseconds(seconds))
+    grid.add_row(text, row.duration)
     return grid
+
+
+def page(sides: List[Side], about: str) -> str:
+    """The same, with a waterfall for each side of a stream."""
+    streams = []
+    for both in zip(*(side.findings for side in sides)):
+        # The same time axis for both, so that what is short looks short.
+        length = max(row.end - one.served.started for one in both for row in one.rows)
+        waterfalls = [
+            [_placed(row, one.served.started, length) for row in one.rows] for one in both
+        ]
+        streams.append(
+            {
+                "stream": both[0].served.stream,
+                "length": milliseconds(length),
+                "sides": list(zip(sides, waterfalls)),
+            }
+        )
+    sums = list(zip(*(side.sums for side in sides)))
+    context = Context({"sides": sides, "sums": sums, "streams": streams, "about": about})
+    return str(Engine(dirs=[str(TEMPLATES)]).get_template("page.html").render(context))
+
+
+def _placed(row: Row, zero: float, length: float) -> Dict[str, Any]:
+    """A row with its place on the axis, in percent."""
+    # Strings only: Django would ask its settings, which are not set up, how to write numbers.
+    placed = {**row._asdict(), "depth": str(row.depth), "duration": row.duration}
+    if row.end:
+        placed["left"] = f"{max(100 * (row.start - zero) / length, 0):.2f}%"
+        placed["width"] = f"{max(100 * (row.end - row.start) / length, 0):.2f}%"
+    return placed

@@ -20,21 +20,20 @@ import time
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import findings  # noqa: E402
-import page  # noqa: E402
 import report  # noqa: E402
 import requests  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from sink import EnvelopeSink  # noqa: E402
 
 # Does not fit into the buffers of two sockets, so that sending it takes as long as reading.
 CATALOGUE_BYTES = 32 * 1024 * 1024
-ORDERS = 2000
 TIMEOUT = 30.0  # seconds, for everything that is waited for here
 
 
@@ -47,11 +46,6 @@ class Stream(NamedTuple):
     hangs_up_after: Optional[int] = None  # lines
     reads_after: float = 0.0  # seconds between the response's headers and the first read
 
-    @property
-    def journalled(self) -> bool:
-        """The body is code of the project."""
-        return not self.reads_after
-
 
 STREAMS = [
     Stream("export", "A CSV export with database queries", "/export.csv"),
@@ -63,21 +57,19 @@ STREAMS = [
 
 
 class Served(NamedTuple):
-    """What the client saw of a stream, and what the server's journal says of its body."""
+    """What the client saw of a stream."""
 
     stream: Stream
     trace_id: str
     status: int
     size: int  # bytes
     started: float  # seconds since the epoch
-    arrivals: List[float]  # of the body's pieces, in seconds since `started`
-    seconds: float
+    ended: float
     ending: str
-    journal: List[Dict[str, Any]]
 
 
 @contextmanager
-def served(directory: Path, environment: Dict[str, str]) -> Iterator[str]:
+def serve(directory: Path, environment: Dict[str, str]) -> Iterator[str]:
     """Run gunicorn with the demo project; yields its URL."""
     # Bound here: nobody else can take the port meanwhile, and requests that arrive before the
     # worker is up wait in the backlog.
@@ -100,12 +92,11 @@ def served(directory: Path, environment: Dict[str, str]) -> Iterator[str]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         yield url
-    except (requests.RequestException, TimeoutError) as error:
-        log_lines = (directory / "gunicorn.log").read_text("utf-8", "replace").splitlines()
-        lines = [f"error: the demo project does not answer: {error}", *log_lines[-15:]]
-        sys.exit("\n  ".join(lines))
+    except requests.RequestException as error:
+        lines = (directory / "gunicorn.log").read_text("utf-8", "replace").splitlines()[-15:]
+        sys.exit("\n  ".join([f"error: the demo project does not answer: {error}", *lines]))
     finally:
-        # The worker's exit sends what Sentry has not been sent yet.
+        # The worker ends the streams that are left, and its exit sends what has not been sent yet.
         process.terminate()
         try:
             process.wait(TIMEOUT)
@@ -113,17 +104,15 @@ def served(directory: Path, environment: Dict[str, str]) -> Iterator[str]:
             process.kill()
 
 
-def read(client: requests.Session, url: str, stream: Stream, name: str, journal: Path) -> Served:
-    size, lines, arrivals, ending = 0, 0, [], "read to its end"
-    # The server's clock, for the page's time axis, and one that nobody sets.
-    started, counter = time.time(), time.perf_counter()
-    headers = {"X-Request-ID": name}
+def read(client: requests.Session, url: str, stream: Stream, name: str) -> Served:
+    size, lines, ending = 0, 0, "read to its end"
+    started = time.time()
+    headers = {"X-Request-ID": f"{stream.name}-{name}"}
     with client.get(url + stream.target, headers=headers, stream=True, timeout=TIMEOUT) as response:
         response.raise_for_status()
         time.sleep(stream.reads_after)
         try:
-            for chunk in response.iter_content(None if stream.journalled else 1 << 20):
-                arrivals.append(time.perf_counter() - counter)
+            for chunk in response.iter_content(1 << 20 if stream.reads_after else None):
                 size += len(chunk)
                 lines += chunk.count(b"\n")
                 if stream.hangs_up_after is not None and lines >= stream.hangs_up_after:
@@ -131,25 +120,22 @@ def read(client: requests.Session, url: str, stream: Stream, name: str, journal:
                     break
         except requests.exceptions.ChunkedEncodingError:
             ending = "cut off"
-    seconds = time.perf_counter() - counter
-    entries = entries_of(name, journal) if stream.journalled else []
     trace_id = response.headers["X-Trace-Id"]
-    return Served(
-        stream, trace_id, response.status_code, size, started, arrivals, seconds, ending, entries
-    )
+    return Served(stream, trace_id, response.status_code, size, started, time.time(), ending)
 
 
-def entries_of(name: str, journal: Path) -> List[Dict[str, Any]]:
-    """The lines of one stream, once its body has ended: after a hang-up that takes a while."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        # What follows the last newline is being written.
-        lines = journal.read_text(encoding="utf-8").split("\n")[:-1]
-        entries = [entry for entry in map(json.loads, lines) if entry["stream"] == name]
-        if entries and entries[-1]["event"] == "end":
-            return entries
-        time.sleep(0.02)
-    raise TimeoutError(f"the body of {name} has not ended after {TIMEOUT:.0f} s")
+def drive(options: argparse.Namespace, directory: Path, name: str, dsn: str) -> List[Served]:
+    """Serve the project with one of the integrations, and read all streams."""
+    environment = {
+        "DEMO_INTEGRATION": name,
+        "DEMO_DSN": dsn,
+        "DEMO_LIFECYCLE": options.lifecycle,
+        "DEMO_JOURNAL": str(directory / f"journal-{name}.jsonl"),
+    }
+    with serve(directory, environment) as url, requests.Session() as client:
+        client.trust_env = False  # the user's proxy and .netrc are not for loopback
+        client.get(url + "/", timeout=TIMEOUT)  # the first stream is not to pay for the imports
+        return [read(client, url, stream, name) for stream in STREAMS]
 
 
 def make_data(directory: Path) -> None:
@@ -159,52 +145,40 @@ def make_data(directory: Path) -> None:
         connection.execute(
             "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, cents INTEGER)"
         )
-        rows = [(f"customer {number % 89}", number * 37 % 10_000) for number in range(ORDERS)]
+        rows = [(f"customer {number % 89}", number * 37 % 10_000) for number in range(2000)]
         connection.executemany("INSERT INTO orders (customer, cents) VALUES (?, ?)", rows)
     connection.close()
 
 
 def run(options: argparse.Namespace, directory: Path) -> int:
-    screen = report.Screen()
+    # What the encoding cannot show must not end the demo; box characters are rich's.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr,unused-ignore]
+    width = None if sys.stdout.isatty() else 100
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     names = ("sentry-sdk", "vendored-integration", "Django", "gunicorn")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    versions += f", Python {platform.python_version()}"
-    screen.say(versions, "dim")
+    about = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    about += f", Python {platform.python_version()}, trace_lifecycle {options.lifecycle}"
+    console.print(about, style="dim", soft_wrap=True)
     make_data(directory)
-    runs: Dict[str, List[Served]] = {}
-    sinks: Dict[str, EnvelopeSink] = {}
-    for name in findings.NAMES:
-        began = time.perf_counter()
-        journal = directory / f"journal-{name}.jsonl"
-        with EnvelopeSink() as sinks[name]:
-            environment = {
-                "DEMO_INTEGRATION": name,
-                "DEMO_DSN": options.dsn or sinks[name].dsn,
-                "DEMO_LIFECYCLE": options.lifecycle,
-                "DEMO_JOURNAL": str(journal),
-                "DEMO_SPOTLIGHT": options.spotlight or "",
-            }
-            with served(directory, environment) as url, requests.Session() as client:
-                client.trust_env = False  # the user's proxy and .netrc are not for loopback
-                # So that the first stream does not pay for the imports.
-                client.get(url + "/", timeout=TIMEOUT)
-                runs[name] = [
-                    read(client, url, stream, f"{stream.name}-{name}", journal)
-                    for stream in STREAMS
-                ]
-        screen.served(name, runs[name], time.perf_counter() - began)
-    if options.dsn or options.spotlight:
-        screen.traces(runs)
-        screen.say("Look for these trace ids, or for the environments demo-stock and demo-ours.")
+    sides = []
+    for name, title in findings.NAMES.items():
+        with EnvelopeSink() as sink:
+            all_served = drive(options, directory, name, options.dsn or sink.dsn)
+        if options.dsn:
+            for served in all_served:
+                console.print(f"{served.trace_id}  {title}  {served.stream.target}", soft_wrap=True)
+            continue
+        journal = (directory / f"journal-{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        sides.append(findings.compare(name, all_served, list(map(json.loads, journal)), sink))
     if options.dsn:
+        print("Look for these trace ids, or for the environments demo-stock and demo-ours.")
         return 0
-    sides = findings.compare(runs, sinks)
-    screen.compare(sides)
+    report.show(console, sides)
     if options.html:
-        made = time.strftime("%Y-%m-%d %H:%M")
-        about = {"versions": versions, "lifecycle": options.lifecycle, "made": made}
-        page.write(options.html, sides, about)
-        screen.written(options.html)
+        # A name can hold half of a surrogate pair, which UTF-8 has no bytes for.
+        options.html.write_text(report.page(sides, about), encoding="utf-8", errors="replace")
+        # Not broken into lines: a path is to be copied.
+        console.print(f"\nThe same as waterfalls, for a browser: {options.html}", soft_wrap=True)
     return 0 if sides[-1].clean else 1  # the last one is ours
 
 
@@ -213,7 +187,6 @@ def main() -> int:
     parser.add_argument("--dsn")
     parser.add_argument("--lifecycle", choices=("static", "stream"), default="static")
     parser.add_argument("--html", type=Path)
-    parser.add_argument("--spotlight", metavar="URL")
     # An exception, so that the `with` blocks end the server on the way out.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
