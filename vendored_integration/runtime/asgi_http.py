@@ -65,7 +65,7 @@ class HttpRequest(AsgiRequest):
         asked = perf_counter()
         server_send: Any = self._pass_on
         try:
-            size = len(message["body"]) if server_send and message["more_body"] else 0
+            size = server_send and message["more_body"] and len(message["body"])
         except KeyError:
             size = 0  # the last message, or a file
         if not size:

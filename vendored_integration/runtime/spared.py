@@ -123,14 +123,16 @@ def for_query_sets(add: "Callable[[Any], None]") -> "Callable[[Any], Any]":
     """
 
     def decorate(processor: "Callable[[Any, Any], Any]") -> "Callable[[Any, Any], Any]":
-        modules = sys.modules
+        query_set: Any = None
 
         @functools.wraps(processor)
         def quick(value: Any, hint: Any) -> Any:
-            query_set = getattr(modules.get("django.db.models.query"), "QuerySet", None)
-            if query_set is None or not isinstance(value, query_set):
-                return NotImplemented
-            return processor(value, hint)
+            nonlocal query_set
+            if query_set is None:
+                query_set = getattr(sys.modules.get("django.db.models.query"), "QuerySet", None)
+                if query_set is None:
+                    return NotImplemented
+            return processor(value, hint) if isinstance(value, query_set) else NotImplemented
 
         add(quick)
         return quick
