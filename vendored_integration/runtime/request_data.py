@@ -101,12 +101,20 @@ def _making_request_data(make: "Callable[..., Any]") -> "Callable[..., Any]":
 def _spare_unread_body(extractor: Any) -> None:
     """Leave a body alone that the application has not read, once that has returned.
 
-    And at any time one that is empty: of most requests, which tell nothing of it.
+    And at any time one that is empty: most requests have none, and stock sends nothing of it.
     """
+    from django.core.handlers.wsgi import WSGIRequest
+
     raw_data, parsed_body = extractor.raw_data, extractor.parsed_body
 
     def spares(request: Any) -> bool:
-        return not _is_read(request) and bool(request_access.get() or _has_no_body(request))
+        if _is_read(request):
+            return False
+        if _has_no_body(request):
+            # Stock sends ``request.data``, if there is such: that of Django REST framework's
+            # requests, or what a middleware has set. Nothing has to be read for it.
+            return type(request) is WSGIRequest and "data" not in vars(request)
+        return bool(request_access.get())
 
     @functools.wraps(raw_data)
     def _raw_data(self: Any) -> Any:
