@@ -44,7 +44,7 @@ def test_hooks_that_hang():
             go_on.wait(60)
         sentry = init(DjangoIntegration(response_timeout=0.2), **when_sent(hook))
         clients = [WsgiClient(app) for number in range(5)]
-        sentry.wait_for(lambda: stats().waiting_jobs == 2)
+        sentry.wait_for(lambda: (stats().pending_deadlines, stats().waiting_jobs) == (0, 2))
         print(stats().threads)
         go_on.set()
         print({root.outcome for root in sentry.wait_for_roots(5)})
