@@ -17,7 +17,8 @@ from typing import Iterator, NamedTuple
 
 import tables
 
-from upstream.environment import Refused, clean_environ, last_lines, make_environment
+import environment
+from environment import Refused
 
 WORKER = Path(__file__).resolve().parent / "worker"
 
@@ -79,15 +80,13 @@ def counts(work: str, rounds: int) -> tuple[str, int, int, int]:
 class Machine:
     """Runs the workers, each system in its environment."""
 
-    def __init__(self, systems: list[str], package: Path | None) -> None:
-        found = [system for system in systems if system in OTHERS]
+    def __init__(self, systems: list[str]) -> None:
         self._pythons = {
-            system: str(make_environment(f"benchmarks-{system}", [*COMMON, *OTHERS[system]]))
-            for system in found
+            system: str(environment.make(f"benchmarks-{system}", [*COMMON, *OTHERS[system]]))
+            for system in systems
+            if system in OTHERS
         }
-        self.variables = {**clean_environ(), "PYTHONHASHSEED": "0", "NO_PROXY": "127.0.0.1"}
-        if package is not None:
-            self.variables["PYTHONPATH"] = str(package)
+        self.variables = {**environment.clean_environ(), "PYTHONHASHSEED": "0"}
 
     def versions(self) -> dict[str, str]:
         """Of what the others' environments are named after."""
@@ -114,7 +113,9 @@ class Machine:
             errors="replace",
         )
         if done.returncode:
-            raise Refused(f"{system}: {command[0]} has failed\n{last_lines(done.stderr)}")
+            raise Refused(
+                f"{system}: {command[0]} has failed\n{environment.last_lines(done.stderr)}"
+            )
         return done.stdout
 
     def instructions(self, job: Job) -> dict[str, float]:

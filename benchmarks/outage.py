@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, Dict
 from wsgiref.util import setup_testing_defaults
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import sections  # noqa: E402
-from upstream.environment import Refused, go_inside, parser_of  # noqa: E402
+import sections
+from environment import go_inside
+from sink import EnvelopeSink
 
 EVENTS_A_REQUEST = 10
 QUEUE_SIZE = 100
@@ -44,8 +44,6 @@ Json = Dict[str, Any]
 
 def run_case(transport: str, ingest: str, events: int) -> Json:
     """Measure one case in a process of its own; this one is the ingest."""
-    from sink import EnvelopeSink
-
     print(f"{ingest}, {transport} ...", flush=True)
     command = [sys.executable, __file__, "--installed", f"--events={events}", "--case", transport]
     with EnvelopeSink() as sink, socket.socket() as taken:
@@ -158,7 +156,7 @@ def section(outage: Json) -> str:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
+    parser = sections.parser_of(__doc__)
     parser.add_argument("--events", type=int, default=100_000, metavar="N", help="a case")
     # Each case is a process of its own.
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
@@ -180,16 +178,13 @@ def main() -> int:
             cases.append(case)
     found = {"about": sections.about("Django", "sentry-sdk"), "cases": cases}
     print(section(found))
-    wrong = [case for case in cases if missing(case)]
-    for case in wrong:
-        print(f"wrong: {case['ingest']}: {missing(case)} events are not accounted for")
-    if options.write and not wrong:
-        return sections.keep("outage.json", found)
-    return 1 if wrong else 0
+    wrong = [
+        f"{case['ingest']}: {missing(case)} events are not accounted for"
+        for case in cases
+        if missing(case)
+    ]
+    return sections.conclude("outage.json", found, wrong, options.write)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (Refused, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

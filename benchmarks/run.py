@@ -3,8 +3,6 @@
 
     python3 benchmarks/run.py                  everything: half an hour
     python3 benchmarks/run.py --quick          instructions and memory of what the targets need
-    python3 benchmarks/run.py --quick --package DIR
-                                               DIR/vendored_integration instead of a wheel
     python3 benchmarks/run.py --write          keep the results, and write benchmarks/README.md
 
 Builds this checkout, and installs it and what it is compared with in .cache. Needs valgrind and
@@ -15,9 +13,7 @@ Exit status: 0 measured, whether or not the targets are met; 1 a step has failed
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,45 +24,31 @@ import measure
 import tables
 
 import sections
-from upstream.environment import Refused, go_inside, parser_of
-
-
-def parse() -> argparse.Namespace:
-    parser = parser_of(__doc__)
-    parser.add_argument("--quick", action="store_true", help="what the targets need")
-    parser.add_argument("--package", type=Path, metavar="DIR", help="in place of a wheel")
-    options = parser.parse_args()
-    if options.write and (options.quick or options.package):
-        parser.error("--write is for a whole run: without --quick and --package")
-    if options.package and not (options.package / "vendored_integration" / "_vendor").is_dir():
-        parser.error(
-            f"--package {options.package}: run `python3 scripts/vendor.py build` there first"
-        )
-    return options
+from environment import Refused, go_inside
 
 
 def main() -> int:
-    options = parse()
+    parser = sections.parser_of(__doc__)
+    parser.add_argument("--quick", action="store_true", help="what the targets need")
+    options = parser.parse_args()
+    if options.write and options.quick:
+        parser.error("--write is for a whole run: without --quick")
     if shutil.which("valgrind") is None:
         raise Refused("valgrind is not installed\n  next: apt install valgrind")
     go_inside(options, __file__, "benchmarks", measure.SENTRY)
     systems = list(tables.SYSTEMS)[: 4 if options.quick else None]
-    machine = measure.Machine(systems, options.package and options.package.resolve())
+    machine = measure.Machine(systems)
     values = measure.count(machine, systems, options.quick)
+    names = ["Django", "sentry-sdk", "vendored-integration", "shr_span_recorder"]
     found: dict[str, Any] = {
-        "about": sections.about(
-            "Django", "sentry-sdk", "vendored-integration", "shr_span_recorder"
-        ),
+        "about": sections.about(*names),
         "values": values,
         "seconds": "" if options.quick else measure.clock(machine, systems, values),
     }
     found["about"]["versions"].update(machine.versions())
     print(tables.section(found))
-    return sections.keep("results.json", found) if options.write else 0
+    return sections.conclude("results.json", found, [], options.write)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (Refused, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -49,7 +49,3 @@ def _cells(mark: ast.Call, path: str) -> list[str]:
         raise ValueError(
             f'{path}:{mark.lineno}: expected fault("...", client="...", log="...", sink="...")'
         ) from None
-
-
-if __name__ == "__main__":
-    print(section(Path(__file__).resolve().parents[1]), end="")

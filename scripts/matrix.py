@@ -10,24 +10,22 @@ itself it gives to pytest. The releases are read from patches/, so that a new di
 is tested without being named anywhere. An environment for each of them would take
 hours to install: here only the SDK and the wheel built for it are exchanged.
 
-Exit status: 0 all passed, 1 some have failed, 2 an error.
+Exit status: 0 all passed, 1 some have failed.
 """
 
-import argparse
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
 import subprocess
 import sys
-import time
-from typing import Iterator, List
+from typing import Iterator
 
-import supported
+import environment
 from pipeline import releases, upstream
-from pipeline.errors import PipelineError
 
 TESTS = releases.ROOT / "tests"
-PYTHON = "{}.{}".format(*sys.version_info)
 
 # Of the environment, and not of the checkout, whose sources would be another build.
 IS_INSTALLED = """
@@ -37,70 +35,29 @@ assert found == (sys.argv[1], True), found
 """
 
 
-def main(argv: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # pytest has options that begin alike.
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--release", action="append", metavar="RELEASE", help="or `oldest`, `newest`; repeatable"
-    )
-    parser.add_argument("--share", metavar="I/N", help="the I-th of each N patch directories")
-    parser.add_argument("--ends", action="store_true", help="with --share: oldest and newest, too")
-    args, pytest_args = parser.parse_known_args(argv)
-    try:
-        chosen = choose(args)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    failed: List[str] = []
-    passed: List[str] = []
-    for release in chosen:
-        if not reports_errors(release):
-            print(f"sentry-sdk {release}: cannot report an error on Python {PYTHON}")
-            continue
-        began = time.monotonic()
-        # Environments that run at the same time write to one terminal.
-        code = run(release, pytest_args, quiet=len(chosen) > 1)
-        (failed if code else passed).append(release)
-        result = "passed" if code == 0 else f"failed ({code})"
-        seconds = time.monotonic() - began
-        print(f"Python {PYTHON}, sentry-sdk {release}: {result}, {seconds:.0f} s", flush=True)
-    skipped = len(chosen) - len(passed) - len(failed)
-    print(f"{len(passed)} releases passed, {len(failed)} failed, {skipped} are not for this Python")
-    if failed:
-        print(f"failed: {', '.join(failed)}")
+def main() -> int:
+    parser = environment.parser_of(__doc__)
+    add = parser.add_argument
+    add("--release", action="append", default=[], type=environment.release, help="repeatable")
+    add("--share", metavar="I/N", help="the I-th of each N patch directories, besides")
+    args, pytest_args = parser.parse_known_args()
+    chosen = args.release
+    if args.share or not chosen:
+        names = [name for name in releases.finals() if (releases.PATCHES / name).is_dir()]
+        index, _, count = (args.share or "1/1").partition("/")
+        chosen = list(dict.fromkeys([*chosen, *names[int(index) - 1 :: int(count)]]))
+    # Up to 2.10 the SDK fails on Python 3.13 and later at every error that it is to report
+    # (`cannot pickle 'FrameLocalsProxy' object`).
+    oldest = (2, 11, 0) if sys.version_info >= (3, 13) else (0,)
+    codes = {
+        release: run(release, pytest_args)
+        for release in chosen
+        if releases.numbers(release) >= oldest
+    }
+    failed = [release for release, code in codes.items() if code]
+    print(f"{len(codes)} releases tested, {len(chosen) - len(codes)} are not for this Python")
+    print(f"failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
-
-
-def choose(args: argparse.Namespace) -> List[str]:
-    """The releases to test: those asked for, or one for each patch directory.
-
-    Pre-releases are tested when they are asked for.
-    """
-    finals = releases.finals()
-    if args.release:
-        return [releases.choose(text) for text in args.release]
-    names = [name for name in finals if (releases.PATCHES / name).is_dir()]
-    if not args.share:
-        return names
-    index, _, count = args.share.partition("/")
-    chosen = names[int(index) - 1 :: int(count)]
-    if args.ends:
-        # Not the last directory's name: it may serve later releases as well.
-        chosen = list(dict.fromkeys([finals[0], *chosen, finals[-1]]))
-    return chosen
-
-
-def reports_errors(release: str) -> bool:
-    """Whether the SDK works on the Python that runs this.
-
-    Up to 2.10 it fails on 3.13 and later at every error that it is to report (`cannot pickle
-    'FrameLocalsProxy' object`).
-    """
-    return sys.version_info < (3, 13) or supported.numbers(release) >= (2, 11, 0)
 
 
 @contextlib.contextmanager
@@ -113,7 +70,9 @@ def locked() -> Iterator[None]:
         yield
 
 
-def run(release: str, pytest_args: List[str], quiet: bool) -> int:
+def run(release: str, pytest_args: list[str]) -> int:
+    """Install a release and the wheel built for it, and run the tests; the exit status."""
+    print(f"sentry-sdk {release}:", flush=True)
     python = [sys.executable]
     install = [*python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # What the two need is there already, and setuptools with it.
@@ -123,23 +82,11 @@ def run(release: str, pytest_args: List[str], quiet: bool) -> int:
     with locked():
         for command in sdk, ours, [*python, "-c", IS_INSTALLED, release]:
             code = subprocess.call(command, cwd=str(TESTS), env={**env, releases.VARIABLE: release})
-            if code != 0:
+            if code:
                 return code
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args],
-        cwd=str(TESTS),
-        env=env,
-        stdout=subprocess.PIPE if quiet else None,
-        stderr=subprocess.STDOUT if quiet else None,
-        text=True,
-        errors="replace",
-    )
-    if quiet:
-        # The last line is pytest's summary.
-        lines = result.stdout.splitlines()
-        print("\n".join(lines[-1:] if result.returncode == 0 else lines), flush=True)
-    return result.returncode
+    pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args]
+    return subprocess.call(pytest, cwd=str(TESTS), env=env)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -16,10 +16,11 @@ import platform
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
+import environment
+
+ROOT = environment.ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -32,15 +33,12 @@ def makers() -> list[tuple[str, str, Callable[[], str]]]:
     import faults
     import soak
 
+    def reliability() -> str:
+        return soak.section(kept("soak.json")) + "\n" + outage.section(kept("outage.json"))
+
     return [
         ("benchmarks/README.md", "benchmarks", lambda: tables.section(kept("results.json"))),
-        (
-            "docs/reliability.md",
-            "soak",
-            lambda: "\n".join(
-                [soak.section(kept("soak.json")), outage.section(kept("outage.json"))]
-            ),
-        ),
+        ("docs/reliability.md", "soak", reliability),
         ("docs/reliability.md", "faults", lambda: faults.section(ROOT)),
     ]
 
@@ -52,25 +50,24 @@ def update(check: bool) -> int:
         path = ROOT / page
         try:
             text = path.read_text("utf-8")
-            made = make()
+            before, begin, rest = text.partition(f"<!-- {name} -->\n")
+            _, end, after = rest.partition(f"<!-- /{name} -->")
+            wanted = f"{before}{begin}{make()}{end}{after}"
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return _fail(f"{page}, section {name}: cannot be made: {error!r}", "git status")
-        before, begin, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
+            raise environment.Refused(
+                f"{page}, section {name}: cannot be made: {error!r}"
+            ) from None
         if not end:
-            return _fail(f"{page}: expected the lines <!-- {name} --> and <!-- /{name} -->", "")
-        wanted = f"{before}{begin}{made}{end}{after}"
+            raise environment.Refused(
+                f"{page}: expected the lines <!-- {name} --> and <!-- /{name} -->"
+            )
         if wanted != text and check:
-            status = _fail(f"{page}: another section {name}", "python3 scripts/sections.py")
+            print(f"{page}: another section {name}\n  next: python3 scripts/sections.py")
+            status = 1
         elif wanted != text:
             path.write_text(wanted, "utf-8")
             print(f"{page}: section {name} written")
     return status
-
-
-def _fail(problem: str, command: str) -> int:
-    print(f"error: {problem}" + (f"\n  next: {command}" if command else ""), file=sys.stderr)
-    return 1
 
 
 # -- what the makers share
@@ -81,9 +78,20 @@ def kept(name: str) -> Any:
     return json.loads((RESULTS / name).read_text("utf-8"))
 
 
-def keep(name: str, content: Any) -> int:
-    """Write a file of results, and the sections; the exit status."""
-    (RESULTS / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a script that measures what is installed."""
+    parser = environment.parser_of(doc, installs=True)
+    parser.add_argument("--write", action="store_true", help="keep the result, and write the page")
+    return parser
+
+
+def conclude(name: str, found: Any, wrong: Sequence[str], write: bool) -> int:
+    """Say what is wrong, or keep the result and write the sections; the exit status."""
+    for line in wrong:
+        print(f"wrong: {line}")
+    if wrong or not write:
+        return 1 if wrong else 0
+    (RESULTS / name).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
     print(f"benchmarks/results/{name}: written")
     return update(check=False)
 
@@ -112,13 +120,7 @@ def measured(about: dict[str, Any]) -> str:
     return f"\nMeasured: {about['date']}, Python {about['python']}, {about['cores']} cores, {versions}.\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare; exit 1 if one differs")
-    return update(parser.parse_args(argv).check)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = environment.parser_of(__doc__)
+    parser.add_argument("--check", action="store_true", help="compare; exit 1 if one differs")
+    sys.exit(update(parser.parse_args().check))

@@ -22,8 +22,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -31,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import sections
-from upstream.environment import Refused, go_inside, parser_of
+from environment import go_inside
+from serving import gunicorn
+from sink import EnvelopeSink
 
 PROJECT = Path(__file__).resolve().parent / "soak_project"
 REQUIREMENTS = ["Django>=4.2,<5.3", "gevent", "gunicorn", "packaging"]
@@ -46,97 +46,36 @@ LEAST = 1_000  # requests: fewer say nothing about memory
 WARM_UP = 2_000  # requests at most, before the first look at memory and threads
 SAMPLES = 400  # of the resident set size; the first quarter is left out of the slope
 
-# What is called growth: an object for each request of one kind. The smallest one takes 16 bytes,
-# and a block of the allocator. Memory comes in pieces of 1 MiB: a few say nothing, nor do a few
-# blocks.
-MOST_BYTES, FEW_BYTES = 16.0, 4 * 1024 * 1024  # a request; in all
-MOST_BLOCKS, FEW_BLOCKS = 0.02, 2_000
-
 
 def soak(kind: str, count: int) -> dict[str, Any]:
     """Soak one kind of server: what was sent and received, what grew, and what is wrong."""
     sys.path.insert(0, str(PROJECT))
     import load
-    import urllib3
-
-    from sink import EnvelopeSink
 
     ledger = load.Ledger(count)
-    warm_up, samples = min(WARM_UP, count // 4), []
-    with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        Path(directory, "file").write_bytes(load.FILE)
-        with EnvelopeSink(on_item=ledger.take, keep_alive=True) as sink:
-            server, port = start(kind, sink.dsn, directory)
-            try:
-                load.send(port, iter(range(warm_up)), ledger, lambda number: sink.clear())
-                before = state(port)
+    warm_up = min(WARM_UP, count // 4)
+    samples: list[tuple[int, int]] = []  # the request's number, and the resident set size
+    every = max(1, (count - warm_up) // SAMPLES)
 
-                def sample(number: int) -> None:
-                    sink.clear()
-                    if number % max(1, (count - warm_up) // SAMPLES) == 0:
-                        samples.append((number, resident(before["pid"])))
-                        if len(samples) % (SAMPLES // 10) == 0:
-                            print(f"{kind}: {number:,} of {count:,}", flush=True)
+    def sample(number: int) -> None:
+        sink.clear()
+        if number % every == 0:
+            samples.append((number, resident(before["pid"])))
+            if len(samples) % (SAMPLES // 10) == 0:
+                print(f"{kind}: {number:,} of {count:,}", flush=True)
 
-                load.send(port, iter(range(warm_up, count)), ledger, sample)
-                after = state(port)
-            except (OSError, urllib3.exceptions.HTTPError) as error:
-                log = Path(directory, "log").read_text("utf-8", "replace")[-2000:]
-                raise Refused(f"{kind}: {error!r}; gunicorn's last lines:\n{log}") from None
-            finally:
-                # An ordinary end: what the SDK has not sent yet, it sends now.
-                server.terminate()
-                server.wait()
-    samples.sort()
-    low_high = load.slope(samples[len(samples) // 4 :])
-    stats = after["stats"]
-    result: dict[str, Any] = {
-        "requests": count,
-        "transactions": sum(ledger.transactions),
-        "errors": sum(ledger.errors),
-        "lost": ledger.lost(),
-        "double": ledger.double(),
-        "open": stats["open_responses"] + stats["left_open"],
-        "deadlines": stats["pending_deadlines"] + stats["waiting_jobs"],
-        "internal_errors": stats["internal_errors"],
-        "threads": [before["threads"], after["threads"]],
-        "resident": [samples[0][1], samples[-1][1]],
-        "slope": [round(value, 1) for value in low_high],
-        "blocks": [before["blocks"], after["blocks"]],
-    }
-    wrong = [f"{len(ledger.problems):,} problems", *ledger.problems[:10]] if ledger.problems else []
-    for name in ("lost", "double", "open", "deadlines", "internal_errors"):
-        if result[name]:
-            wrong.append(f"{name}: {result[name]:,}, expected 0")
-    if after["threads"] > before["threads"]:
-        wrong.append(f"threads: {before['thread_names']} -> {after['thread_names']}")
-    if low_high[1] > MOST_BYTES * 1000 and low_high[1] * count / 1000 > FEW_BYTES:
-        wrong.append(f"memory grows by at least {low_high[1]:,.0f} bytes per 1,000 requests")
-    blocks = after["blocks"] - before["blocks"]
-    if blocks > max(FEW_BLOCKS, MOST_BLOCKS * count):
-        wrong.append(f"memory: {blocks:,} blocks of the allocator more than before")
-    return {**result, "wrong": wrong}
-
-
-def start(kind: str, dsn: str, directory: str) -> tuple[subprocess.Popen[bytes], int]:
-    """gunicorn with one worker, and its port."""
-    with socket.socket() as listener, Path(directory, "log").open("wb") as log:
-        listener.bind(("127.0.0.1", 0))
-        # Requests that arrive before the worker is up wait in the backlog.
-        listener.listen(64)
-        command = [sys.executable, "-m", "gunicorn", "app:application", "--workers", "1", *PATIENT]
-        command += [*SERVERS[kind], "--pythonpath", str(PROJECT)]
-        command += ["--bind", f"fd://{listener.fileno()}"]
-        variables = {"SOAK_DSN": dsn, "SOAK_FILE": f"{directory}/file"}
-        server = subprocess.Popen(
-            command,
-            cwd=directory,
-            env={**os.environ, **variables, "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=log,
-            stderr=log,
-            pass_fds=[listener.fileno()],
-        )
-        return server, listener.getsockname()[1]
+    sink = EnvelopeSink(on_item=ledger.take, keep_alive=True)
+    with sink, tempfile.TemporaryDirectory(prefix="soak-") as directory:
+        file = Path(directory, "file")
+        file.write_bytes(load.FILE)
+        environ = {"SOAK_DSN": sink.dsn, "SOAK_FILE": str(file)}
+        options = [*SERVERS[kind], *PATIENT]
+        with gunicorn(PROJECT, Path(directory), options, **environ) as port:
+            load.send(port, range(warm_up), ledger, lambda number: sink.clear())
+            before = state(port)
+            load.send(port, range(warm_up, count), ledger, sample)
+            after = state(port)
+    return load.judge(ledger, before, after, sorted(samples))
 
 
 def state(port: int) -> dict[str, Any]:
@@ -168,9 +107,10 @@ def section(soak: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument("--requests", type=int, default=500_000, metavar="N", help="to each server")
-    parser.add_argument("--server", choices=SERVERS, help="default: one after the other")
+    parser = sections.parser_of(__doc__)
+    add = parser.add_argument
+    add("--requests", type=int, default=500_000, metavar="N", help="to each server")
+    add("--server", choices=SERVERS, help="default: one after the other")
     options = parser.parse_args()
     if options.requests < LEAST:
         parser.error(f"--requests {options.requests}: expected at least {LEAST}")
@@ -180,23 +120,15 @@ def main() -> int:
     # So that the server is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers = [options.server] if options.server else list(SERVERS)
+    names = ["Django", "gevent", "gunicorn", "sentry-sdk", "vendored-integration"]
     found = {
-        "about": sections.about(
-            "Django", "gevent", "gunicorn", "sentry-sdk", "vendored-integration"
-        ),
+        "about": sections.about(*names),
         "servers": {kind: soak(kind, options.requests) for kind in servers},
     }
     print(section(found))
     wrong = [line for result in found["servers"].values() for line in result["wrong"]]
-    for line in wrong:
-        print(f"wrong: {line}")
-    if options.write and not wrong:
-        return sections.keep("soak.json", found)
-    return 1 if wrong else 0
+    return sections.conclude("soak.json", found, wrong, options.write)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Refused as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -5,12 +5,10 @@ Nothing in the views knows which integration is at work. Set up by the environme
     DEMO_INTEGRATION  stock | ours
     DEMO_DSN          where Sentry is
     DEMO_LIFECYCLE    static | stream
-    DEMO_JOURNAL      where the journal is written
 
-shop.sqlite3 and catalogue.bin are in the working directory.
-
-The journal is the project's own log: a line for everything that a body did, whatever Sentry was
-told. The report compares it with what Sentry received.
+The working directory has shop.sqlite3 and catalogue.bin. The journal is written there: the
+project's own log, a line for everything that a body did, whatever Sentry was told. The report
+compares it with what Sentry received.
 """
 
 import json
@@ -25,7 +23,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.db import connection, models
 from django.db.models import Avg
-from django.http import FileResponse, Http404, StreamingHttpResponse
+from django.http import FileResponse, StreamingHttpResponse
 from django.urls import path
 
 INTEGRATION = os.environ["DEMO_INTEGRATION"]
@@ -79,24 +77,21 @@ django.setup()
 # -- the journal
 
 
-# Line by line, as a log.
-JOURNAL = open(os.environ["DEMO_JOURNAL"], "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+JOURNAL = open("journal", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
 
 class Journal:
     """Writes down what one body does.
 
-    `stream` is passed along explicitly: `request_id`, from the log context, is on a
-    line only if the context is still there.
+    The name of the stream is passed along; `request_id`, from the log context, is on a line only
+    if the context is still there.
     """
 
     def __init__(self, request):
         self.stream = request.headers["X-Request-ID"]
 
     def write(self, event, **fields):
-        line = {"event": event, "stream": self.stream, **fields}
-        if request_id.get():
-            line["request_id"] = request_id.get()
+        line = {"event": event, "stream": self.stream, "request_id": request_id.get(), **fields}
         JOURNAL.write(json.dumps(line) + "\n")
 
     def _query(self, execute, sql, params, many, context):
@@ -115,16 +110,20 @@ class Journal:
         with span:
             yield
 
-    def body(self, chunks):
-        """The chunks, with the queries and the end of the body written down."""
-        try:
-            with connection.execute_wrapper(self._query):
-                yield from chunks
-        except Exception as error:
-            self.write("error", value=str(error))
-            raise
-        finally:
-            self.write("end")
+    def response(self, chunks, content_type):
+        """A response of these chunks, with the queries and the end of the body written down."""
+
+        def body():
+            try:
+                with connection.execute_wrapper(self._query):
+                    yield from chunks
+            except Exception as error:
+                self.write("error", value=str(error))
+                raise
+            finally:
+                self.write("end")
+
+        return StreamingHttpResponse(body(), content_type=content_type)
 
 
 # -- the shop
@@ -143,15 +142,9 @@ class OutOfPaper(Exception):
     pass
 
 
-def there_must_be_orders():
-    """A query of the view, as most views have one: it also makes the connection."""
-    if not Order.objects.exists():
-        raise Http404
-
-
 def export(request):
     """A CSV export: queries in batches, a span around each, one around them all."""
-    there_must_be_orders()
+    Order.objects.exists()  # a query of the view, as most have one: it also makes the connection
     journal = Journal(request)
 
     def rows():
@@ -164,12 +157,12 @@ def export(request):
                     time.sleep(0.08)  # the work that a real export would do
                 yield text
 
-    return StreamingHttpResponse(journal.body(rows()), content_type="text/csv")
+    return journal.response(rows(), "text/csv")
 
 
 def prices(request):
     """Server-sent events: as many as were asked for."""
-    there_must_be_orders()
+    Order.objects.exists()
     journal = Journal(request)
 
     def events():
@@ -180,7 +173,7 @@ def prices(request):
             yield text
             time.sleep(0.1)  # until the price changes
 
-    return StreamingHttpResponse(journal.body(events()), content_type="text/event-stream")
+    return journal.response(events(), "text/event-stream")
 
 
 def labels(request):
@@ -192,16 +185,15 @@ def labels(request):
             with journal.span("print.label", f"label {number}"):
                 time.sleep(0.05)
                 if number == 4:
-                    raise OutOfPaper(f"no paper for label {number} of {journal.stream}")
+                    raise OutOfPaper(f"no paper for label {number}")
             yield f"label {number}\n"
 
-    return StreamingHttpResponse(journal.body(pages()), content_type="text/plain")
+    return journal.response(pages(), "text/plain")
 
 
 def catalogue(request):
     """A file, which gunicorn hands to sendfile()."""
-    file = open("catalogue.bin", "rb")  # noqa: SIM115
-    return FileResponse(file, content_type="application/octet-stream")
+    return FileResponse(open("catalogue.bin", "rb"), content_type="application/octet-stream")
 
 
 urlpatterns = [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from rich.filesize import decimal
 
 from sink import EnvelopeSink
-from traces import Trace, seconds, traces
+from traces import Span, Trace, seconds, traces
 
 if TYPE_CHECKING:
-    from run import Served
+    from streams import Served
 
 NAMES = {"stock": "stock", "ours": "vendored_integration"}
 COUNTED = [
@@ -87,22 +89,17 @@ class Side(NamedTuple):
         return [*rows, Row(0, "note", "duration that the client saw", milliseconds(seen))]
 
 
-def compare(name: str, all_served: List[Served], journal: List[Json], sink: EnvelopeSink) -> Side:
+def compare(title: str, all_served: List[Served], journal: List[Json], sink: EnvelopeSink) -> Side:
     """What the sink has received of the streams, beside what the journal says of their bodies."""
-    arrived = traces(sink)
-    ids = {served.trace_id for served in all_served}
-    findings = [
-        _examine(
-            served,
-            next((one for one in arrived if one.trace_id == served.trace_id), None),
-            [entry for entry in journal if entry["stream"] == f"{served.stream.name}-{name}"],
-            sink.errors(),
-        )
-        for served in all_served
-    ]
-    others = [trace for trace in arrived if trace.trace_id not in ids]
-    strays = [(one.op, one.name) for trace in others for one in [trace, *trace.spans]]
-    return Side(NAMES[name], findings, _common(strays, [one for f in findings for one in f.made]))
+    arrived = {trace.trace_id: trace for trace in traces(sink)}
+    findings = []
+    for served in all_served:
+        entries = [entry for entry in journal if entry["stream"] == served.stream.name]
+        trace = arrived.pop(served.trace_id, None)
+        findings.append(_examine(served, trace, entries, sink.errors()))
+    strays = [one for trace in arrived.values() for one in [trace, *trace.spans]]
+    made = [one for finding in findings for one in finding.made]
+    return Side(title, findings, _common(strays, made))
 
 
 def _examine(
@@ -110,37 +107,37 @@ def _examine(
 ) -> Finding:
     made = [(entry["op"], entry["name"]) for entry in journal if entry["event"] == "span"]
     raised = [entry["value"] for entry in journal if entry["event"] == "error"]
-    errors = [event for event in events if _value(event).get("value") in raised]
-    status, outcome = (trace.status, trace.outcome) if trace else ("", None)
-    spans = _common([(one.op, one.name) for one in trace.spans] if trace else [], made)
+    errors = [event for event in events if _exception(event).get("value") in raised]
+    found = _common(trace.spans if trace else [], made)
     known = trace.span_ids if trace else set()
     lost = [event for event in errors if event["contexts"]["trace"]["span_id"] not in known]
-    attached = len(errors) - len(lost)
+    ends = {trace.status, trace.outcome} if trace else set()
     hung_up = served.ending == "hung up"
     counts = [
-        (spans, len(made)),
+        (found, len(made)),
         # A second event about an error is no better than none.
-        (len(raised) - abs(len(raised) - attached), len(raised)),
-        (int(bool(raised) and status in ("internal_error", "error")), len(raised)),
-        (int(hung_up and "cancelled" in (status, outcome)), int(hung_up)),
-        (sum("request_id" in entry for entry in journal), len(journal)),
+        (len(raised) - abs(len(raised) - len(errors) + len(lost)), len(raised)),
+        (len(raised) if ends & {"internal_error", "error"} else 0, len(raised)),
+        (int(hung_up and "cancelled" in ends), int(hung_up)),
+        (sum(bool(entry["request_id"]) for entry in journal), len(journal)),
     ]
 
-    seen = f"{served.status}, {size(served.size)}, {served.ending}"
+    seen = f"{served.status}, {decimal(served.size)}, {served.ending}"
     rows = [Row(0, "client", "client:", seen, served.started, served.ended)]
     if trace is None:
         rows.append(Row(0, "bad", "", "no transaction has arrived"))
     else:
-        rows.append(Row(0, "root", trace.op, f"{trace.name}  {status}", trace.start, trace.end))
-        if outcome:
+        title = f"{trace.name}  {trace.status}"
+        rows.append(Row(0, "root", trace.op, title, trace.start, trace.end))
+        if trace.outcome:
             rows.append(Row(0, "note", "", _outcome(trace)))
         rows += _below(trace, trace.span_id, errors)
     for event in lost:
         here = event["contexts"]["trace"]["trace_id"] == served.trace_id
         where = "this trace, but at a span that nobody has" if here else "another trace"
         rows += [Row(0, "bad", "", f"in {where}:"), _error(1, event)]
-    if spans < len(made):
-        missing = f"{len(made) - spans} of {len(made)} spans of the body are missing"
+    if found < len(made):
+        missing = f"{len(made) - found} of {len(made)} spans of the body are missing"
         rows.append(Row(0, "bad", "", missing))
     elif made:
         rows.append(Row(0, "good", "", f"all {len(made)} spans of the body are here"))
@@ -153,8 +150,7 @@ def _below(trace: Trace, above: str, errors: List[Json], depth: int = 1) -> Iter
         parent = span.parent_span_id
         if (parent if parent in trace.span_ids else trace.span_id) == above:
             kind = "db" if span.op.startswith("db") else "app"
-            name = span.name.replace('"', "") if kind == "db" else span.name
-            yield Row(depth, kind, span.op, " ".join(name.split()), span.start, span.end)
+            yield Row(depth, kind, span.op, span.name, span.start, span.end)
             yield from _below(trace, span.span_id, errors, depth + 1)
     for event in errors:
         if event["contexts"]["trace"]["span_id"] == above:
@@ -162,11 +158,11 @@ def _below(trace: Trace, above: str, errors: List[Json], depth: int = 1) -> Iter
 
 
 def _error(depth: int, event: Json) -> Row:
-    time, value = seconds(event["timestamp"]), _value(event)
+    time, value = seconds(event["timestamp"]), _exception(event)
     return Row(depth, "error", f"! {value['type']}:", value["value"], time, time)
 
 
-def _value(event: Json) -> Json:
+def _exception(event: Json) -> Json:
     values: List[Json] = (event.get("exception") or {}).get("values") or [{}]
     return values[-1]
 
@@ -179,19 +175,12 @@ def _outcome(trace: Trace) -> str:
     return f"stream {trace.outcome}, {chunks} chunks, first at {milliseconds(first / 1000)}"
 
 
-def _common(spans: Spans, made: Spans) -> int:
+def _common(spans: Sequence[Span], made: Spans) -> int:
     """How many of these spans a body has made."""
-    return sum((Counter(spans) & Counter(made)).values())
+    return sum((Counter((span.op, span.name) for span in spans) & Counter(made)).values())
 
 
 def milliseconds(duration: float) -> str:
     """:param duration: seconds"""
     value = duration * 1000
     return f"{value:,.{0 if value >= 9.95 else 1}f} ms"
-
-
-def size(count: int) -> str:
-    """:param count: bytes"""
-    if count < 1000:
-        return f"{count} bytes"
-    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"

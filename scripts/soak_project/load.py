@@ -6,7 +6,7 @@ import random
 import statistics
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Sequence
 
 import urllib3
 
@@ -20,6 +20,14 @@ PATIENCE = 300.0  # seconds without any transaction
 FILE = bytes(range(256)) * 256
 STREAM = b"".join(b"chunk %d\n" % index for index in range(4))
 
+# What is called growth: an object for each request of one kind. The smallest one takes 16 bytes,
+# and a block of the allocator. Memory comes in pieces of 1 MiB: a few say nothing, nor do a few
+# blocks.
+MOST_BYTES, FEW_BYTES = 16.0, 4 * 1024 * 1024  # a request; in all
+MOST_BLOCKS, FEW_BLOCKS = 0.02, 2_000
+
+Json = Dict[str, Any]
+
 
 class Kind(NamedTuple):
     """A kind of request. Its path is `/<name>/<number of the request>`."""
@@ -27,7 +35,7 @@ class Kind(NamedTuple):
     name: str
     share: int  # of 100 requests
     #: What the client gets: the status, the body (None: any), and whether that is cut off.
-    answer: "Tuple[int, bytes | None, bool]"
+    answer: "tuple[int, bytes | None, bool]"
     status: str  # of the transaction
     outcome: str = ""  # of the stream; "" if it is none
     spans: int = 0  # that the body makes
@@ -57,11 +65,11 @@ class Ledger:
 
     def __init__(self, count: int) -> None:
         self.transactions, self.errors = bytearray(count), bytearray(count)
-        self.problems: List[str] = []
+        self.problems: list[str] = []
         self.behind = threading.Semaphore(BEHIND)
         self._lock = threading.Lock()
         # Of what came first, the error or the transaction, until the other one comes.
-        self._trace_ids: Dict[int, str] = {}
+        self._trace_ids: dict[int, str] = {}
 
     def take(self, item: Item) -> None:
         """An item has arrived at the sink; called from any thread."""
@@ -73,7 +81,7 @@ class Ledger:
         if problem:
             self.problems.append(problem)
 
-    def _problem(self, type_: str, event: Dict[str, Any]) -> str:
+    def _problem(self, type_: str, event: Json) -> str:
         if type_ == "client_report":
             # A server logs the error of a stream, and the SDK has reported that error already.
             known = ("event_processor", "error")
@@ -115,12 +123,13 @@ class Ledger:
 
 
 def send(
-    port: int, numbers: "Iterator[int]", ledger: Ledger, on_done: "Callable[[int], object]"
+    port: int, numbers: Iterable[int], ledger: Ledger, on_done: Callable[[int], object]
 ) -> None:
     """Send these requests over a few connections, and wait until each has its transaction.
 
     :raises TimeoutError: nothing arrives any more.
     """
+    numbers = iter(numbers)  # shared by the threads
     pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=CONNECTIONS, timeout=PATIENCE)
 
     def claim() -> None:
@@ -146,7 +155,7 @@ def send(
         ledger.behind.release()
 
 
-def _answer(pool: Any, kind: Kind, number: int) -> "Tuple[int, bytes | None, bool]":
+def _answer(pool: Any, kind: Kind, number: int) -> tuple[int, bytes | None, bool]:
     response = pool.request("GET", f"/{kind.name}/{number}", preload_content=False, retries=False)
     body, cut = b"", False
     try:
@@ -163,7 +172,43 @@ def _answer(pool: Any, kind: Kind, number: int) -> "Tuple[int, bytes | None, boo
     return response.status, None if kind.answer[1] is None else body, cut
 
 
-def slope(samples: "Sequence[Tuple[int, int]]") -> "Tuple[float, float, float]":
+def judge(ledger: Ledger, before: Json, after: Json, samples: Sequence[tuple[int, int]]) -> Json:
+    """The result of a soak.
+
+    :param before, after: what the server's process said of itself.
+    :param samples: numbers of requests, each with the resident set size.
+    """
+    count, stats = len(ledger.transactions), after["stats"]
+    slope = growth(samples[len(samples) // 4 :])
+    result: Json = {
+        "requests": count,
+        "transactions": sum(ledger.transactions),
+        "errors": sum(ledger.errors),
+        "lost": ledger.lost(),
+        "double": ledger.double(),
+        "open": stats["open_responses"] + stats["left_open"],
+        "deadlines": stats["pending_deadlines"] + stats["waiting_jobs"],
+        "internal_errors": stats["internal_errors"],
+        "threads": [before["threads"], after["threads"]],
+        "resident": [samples[0][1], samples[-1][1]],
+        "slope": [round(value, 1) for value in slope],
+        "blocks": [before["blocks"], after["blocks"]],
+    }
+    wrong = [f"{len(ledger.problems):,} problems", *ledger.problems[:10]] if ledger.problems else []
+    for name in ("lost", "double", "open", "deadlines", "internal_errors"):
+        if result[name]:
+            wrong.append(f"{name}: {result[name]:,}, expected 0")
+    if after["threads"] > before["threads"]:
+        wrong.append(f"threads: {before['thread_names']} -> {after['thread_names']}")
+    if slope[1] > MOST_BYTES * 1000 and slope[1] * count / 1000 > FEW_BYTES:
+        wrong.append(f"memory grows by at least {slope[1]:,.0f} bytes per 1,000 requests")
+    blocks = after["blocks"] - before["blocks"]
+    if blocks > max(FEW_BLOCKS, MOST_BLOCKS * count):
+        wrong.append(f"memory: {blocks:,} blocks of the allocator more than before")
+    return {**result, "wrong": wrong}
+
+
+def growth(samples: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     """Bytes per 1,000 requests, and the 95 % confidence interval around that.
 
     A line by least squares, over the means of 20 blocks: neighbouring samples are alike.

@@ -1,5 +1,5 @@
 """The parts of scripts/upstream_tests.py and scripts/django_tests.py.
 
-:mod:`.environment` gets ready what the tests need, :mod:`.compare` finds the difference.
+:mod:`.suites` runs others' tests, and finds the difference between two runs.
 plugins/ is for the SDK's tests alone, under pytest; django_suite/ for Django's.
 """

@@ -412,7 +412,7 @@ def test_no_page_names_a_file_that_is_gone() -> None:
 )
 def test_samples_of_the_demo() -> None:
     """Each line is one of the demo's output, times and truncated words aside, in that order."""
-    printed = run(sys.executable, "scripts/demo_project/run.py")
+    printed = run(sys.executable, "scripts/demo.py", "--installed")
     output = [normalized(line) for line in printed.splitlines()]
     for page in "README.md", "docs/demo.md":
         rest = list(output)

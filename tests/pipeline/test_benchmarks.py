@@ -66,7 +66,6 @@ def test_targets_are_judged_by_what_a_run_measures(modules: Any) -> None:
     ("command", "said"),
     [
         ("benchmarks/run.py --write --quick", "--write is for a whole run"),
-        ("benchmarks/run.py --package nowhere", "vendor.py build"),
         ("benchmarks/outage.py --events 9", "expected at least 10"),
         ("scripts/soak.py --requests 10", "expected at least 1000"),
         ("scripts/soak.py --sdk 9.9.9", "sentry-sdk 9.9.9: there are no patches for it"),

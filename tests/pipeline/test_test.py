@@ -12,8 +12,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "test.py"
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_installs_nothing(tmp_path: Path, option: str) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    shutil.copytree(str(SCRIPT.parent), str(tmp_path / "scripts"))
     command = [sys.executable, str(tmp_path / "scripts" / "test.py"), option]
     output = subprocess.check_output(command, universal_newlines=True, timeout=60)
     assert "python3 scripts/test.py -e pipeline" in output

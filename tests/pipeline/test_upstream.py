@@ -4,6 +4,7 @@ Offline, and with made-up results: nothing of upstream's tests is here.
 """
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,81 +22,120 @@ def _scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def upstream() -> ModuleType:
-    return importlib.import_module("upstream.compare")
+def suites() -> ModuleType:
+    return importlib.import_module("upstream.suites")
 
 
 @pytest.mark.parametrize(
     ("stock", "ours", "found"),
     [
         ("passed", "passed", None),
-        ("passed", "failed", "worse"),
-        ("passed", "skipped", "worse"),
-        ("passed", None, "worse"),
-        ("failed", "passed", "gained"),
-        ("failed", "failed", "undecided"),
-        ("failed", None, "undecided"),
+        ("passed", "failed", "WORSE"),
+        ("passed", "skipped", "WORSE"),
+        ("passed", None, "WORSE"),
+        ("failed", "passed", "GAINED"),
+        ("failed", "failed", "UNDECIDED"),
+        ("failed", None, "UNDECIDED"),
         ("skipped", "skipped", None),
-        ("skipped", "failed", "worse"),
-        (None, "failed", "worse"),
+        ("skipped", "failed", "WORSE"),
+        (None, "failed", "WORSE"),
     ],
 )
 def test_difference(
-    upstream: ModuleType, stock: Optional[str], ours: Optional[str], found: Optional[str]
+    suites: ModuleType, stock: Optional[str], ours: Optional[str], found: Optional[str]
 ) -> None:
-    sides = [{"t": upstream.Result(outcome, "")} if outcome else {} for outcome in (stock, ours)]
-    verdict = upstream.compare(*sides)
-    named = {name: [test for test, _ in getattr(verdict, name)] for name in verdict._fields}
-    assert {name: tests for name, tests in named.items() if tests} == (
-        {found: ["t"]} if found else {}
-    )
+    sides = [{"t": suites.Result(outcome)} if outcome else {} for outcome in (stock, ours)]
+    differences = [(kind, test) for kind, test, _ in suites.compare(*sides)]
+    assert differences == ([(getattr(suites, found), "t")] if found else [])
 
 
 @pytest.fixture
-def sdk_tests(upstream: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """upstream_tests.py without pip and pytest: a test says how a run ends."""
+def sdk_tests(suites: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """upstream_tests.py without pip and pytest: a test says how the runs end."""
     tool = importlib.import_module("upstream_tests")
-    runs: Dict[str, Any] = {}
-    ran: List[str] = []
+    runs: Dict[str, List[Any]] = {}
 
-    def run(suite: Any, name: str, *args: Any) -> Any:
-        ran.append(name)
-        return {TEST: runs[name]}
+    def run(suite: Any, name: str, tests: Any) -> Any:
+        assert tests in (tool.PATHS, ["tests/integrations/a.py"])
+        return {TEST: runs[name].pop(0)}
 
     monkeypatch.setattr(tool, "run", run)
     suite = tool.Suite("2.0.0", "5.2", Path(sys.executable), Path())
     monkeypatch.setattr(tool, "prepare", lambda *args: suite)
-    results = {"passed": upstream.Result("passed"), "failed": upstream.Result("failed", "boom")}
-    return SimpleNamespace(tool=tool, runs=runs, ran=ran, **results)
+    results = {"passed": suites.Result("passed"), "failed": suites.Result("failed", "boom")}
+    return SimpleNamespace(tool=tool, runs=runs, **results)
 
 
 def test_regression(sdk_tests: Any, capsys: Any) -> None:
     """Reported after three attempts; one that passes then is none."""
-    sdk_tests.runs["stock"] = sdk_tests.passed
-    sdk_tests.runs["ours"] = sdk_tests.runs["ours-again"] = sdk_tests.failed
+    passed, failed = sdk_tests.passed, sdk_tests.failed
+    sdk_tests.runs.update(stock=[passed], ours=[failed] * 3)
     assert sdk_tests.tool.main(["2.0.0"]) == 1
-    assert sdk_tests.ran == ["stock", "ours", "ours-again", "ours-again"]
-    output = capsys.readouterr().out
-    assert "REGRESSION" in output
-    assert "boom" in output
-    assert "  1 regression\n" in output
-    sdk_tests.runs["ours-again"] = sdk_tests.passed
+    assert sdk_tests.runs["ours"] == []
+    assert f"  REGRESSION: {TEST}\n      boom\n  regressions: 1\n" in capsys.readouterr().out
+    sdk_tests.runs.update(stock=[passed], ours=[failed, failed, passed])
     assert sdk_tests.tool.main(["2.0.0"]) == 0
-    output = capsys.readouterr().out
-    assert "passes not always, for ours" in output
-    assert "  0 regressions\n" in output
+    assert "  regressions: 0\n" in capsys.readouterr().out
+
+
+def test_results_of_pytest(sdk_tests: Any, tmp_path: Path) -> None:
+    """As pytest writes them, by the file: a part of a test that fails decides."""
+    (tmp_path / "test_one.py").write_text(
+        """
+import pytest
+
+
+class TestClass:
+    @pytest.mark.parametrize("a", [1])
+    def test_passes(self, a):
+        pass
+
+
+@pytest.fixture
+def breaks():
+    yield
+    raise ValueError("afterwards")
+
+
+def test_breaks(breaks):
+    pass
+
+
+def test_fails():
+    assert "one" == "two"
+
+
+def test_skipped():
+    pytest.skip()
+"""
+    )
+    (tmp_path / "test_two.py").write_text("import no_such_module")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junit-xml=log"]
+    subprocess.call(
+        [*command, "-o", "junit_family=xunit1", "--continue-on-collection-errors"],
+        cwd=str(tmp_path),
+    )
+    results = sdk_tests.tool.read(tmp_path / "log")
+    assert {test: outcome for test, (outcome, _) in results.items()} == {
+        "test_one.py::TestClass::test_passes[1]": "passed",
+        "test_one.py::test_breaks": "failed",
+        "test_one.py::test_fails": "failed",
+        "test_one.py::test_skipped": "skipped",
+        "test_two.py::test_two": "failed",
+    }
+    assert results["test_one.py::test_fails"].error.startswith("AssertionError: assert 'one'")
 
 
 # -- Django's own tests
 
 
 @pytest.fixture
-def django_tests(upstream: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+def django_tests(suites: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     """django_tests.py without pip and Django: what ends how, by the run; a test changes it."""
     tool = importlib.import_module("django_tests")
     tests = ("m.tests.T.explained", "m.tests.T.new", "m.tests.T.steady")
     names = ("without", "stock", "ours", "ours again")
-    runs = {name: dict.fromkeys(tests, upstream.Result("passed")) for name in names}
+    runs = {name: dict.fromkeys(tests, suites.Result("passed")) for name in names}
     ran = []
 
     def run(suite: Any, name: str, lifecycle: str, labels: str = "") -> Any:
@@ -104,10 +144,10 @@ def django_tests(upstream: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
         return dict(runs[name])
 
     monkeypatch.setattr(tool, "run", run)
-    suite = tool.Suite("5.2.1", Path(sys.executable), Path(), {})
+    suite = tool.Suite("5.2.1", Path(sys.executable), Path())
     monkeypatch.setattr(tool, "prepare", lambda *args: suite)
-    monkeypatch.setattr(tool, "EXPLAINED", {"reads too much": ("m.tests.T.explained",)})
-    return SimpleNamespace(tool=tool, runs=runs, ran=ran, failed=upstream.Result("failed", "boom"))
+    monkeypatch.setattr(tool, "EXPLAINED", {"m.tests.T.explained": "reads too much"})
+    return SimpleNamespace(tool=tool, runs=runs, ran=ran, failed=suites.Result("failed", "boom"))
 
 
 def test_django_with_differences(django_tests: Any, capsys: Any) -> None:
@@ -120,11 +160,10 @@ def test_django_with_differences(django_tests: Any, capsys: Any) -> None:
     assert django_tests.tool.main(["5.2"]) == 0
     assert ("ours again", "static", "m.tests") in django_tests.ran
     output = capsys.readouterr().out
-    assert "explained: it reads too much" in output
-    assert "m.tests.T.explained (static, with stock too)\n      boom" in output
-    assert "2 explained, 0 unexplained" in output
+    assert "m.tests.T.explained (static, with stock too)\n      boom\n      explained" in output
+    assert "  0 unexplained" in output
     runs["ours again"]["m.tests.T.new"] = failed
     assert django_tests.tool.main(["5.2"]) == 1
     output = capsys.readouterr().out
-    assert "m.tests.T.new (stream)\n      boom" in output
-    assert "2 explained, 2 unexplained" in output
+    assert "m.tests.T.new (stream)\n      boom\n      UNEXPLAINED" in output
+    assert "  2 unexplained" in output

@@ -32,7 +32,7 @@ if RUN["integration"]:
     sentry_sdk.init(
         dsn="http://public@127.0.0.1:9/1",
         transport=CountingTransport,
-        integrations=[integration(**RUN["options"])],
+        integrations=[integration()],
         traces_sample_rate=1.0,
         release="django-suite",
         _experiments={"trace_lifecycle": RUN["lifecycle"]},
