@@ -91,14 +91,16 @@ class Side(NamedTuple):
 
 def compare(title: str, all_served: List[Served], journal: List[Json], sink: EnvelopeSink) -> Side:
     """What the sink has received of the streams, beside what the journal says of their bodies."""
-    arrived = {trace.trace_id: trace for trace in traces(sink)}
+    arrived = traces(sink)
     findings = []
     for served in all_served:
         entries = [entry for entry in journal if entry["stream"] == served.stream.name]
-        trace = arrived.pop(served.trace_id, None)
+        trace = next((trace for trace in arrived if trace.trace_id == served.trace_id), None)
         findings.append(_examine(served, trace, entries, sink.errors()))
-    strays = [one for trace in arrived.values() for one in [trace, *trace.spans]]
-    made = [one for finding in findings for one in finding.made]
+    ids = {served.trace_id for served in all_served}
+    others = [trace for trace in arrived if trace.trace_id not in ids]
+    strays = [span for trace in others for span in [trace, *trace.spans]]
+    made = [span for finding in findings for span in finding.made]
     return Side(title, findings, _common(strays, made))
 
 
