@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from streams import Served
 
 NAMES = {"stock": "stock", "ours": "vendored_integration"}
-COUNTED = [
-    "spans of the bodies in their request's transaction",
-    "errors of the bodies at a span of that transaction",
-    "failed streams whose transaction has failed",
-    "hang-ups whose transaction is cancelled",
-    "log lines of the bodies with their request_id",
-]
-
 Json = Dict[str, Any]
 Spans = List[Tuple[str, str]]  # the op and the name of each
 
@@ -46,7 +38,7 @@ class Finding(NamedTuple):
 
     served: Served
     rows: List[Row]  # the first one is the client's
-    counts: List[Tuple[int, int]]  # in the order of COUNTED: found, of how many
+    counts: Dict[str, Tuple[int, int]]  # found, of how many
     made: Spans  # the spans and queries of the body
     duration: float  # of the transaction, in seconds
 
@@ -56,37 +48,11 @@ class Side(NamedTuple):
 
     title: str
     findings: List[Finding]
-    strays: int  # spans of the bodies in traces of their own (stream lifecycle)
-
-    @property
-    def totals(self) -> List[Tuple[int, int]]:
-        columns = zip(*(finding.counts for finding in self.findings))
-        return [(sum(one for one, _ in column), sum(of for _, of in column)) for column in columns]
+    sums: List[Row]
 
     @property
     def clean(self) -> bool:
-        return all(found == of for found, of in self.totals[:2])
-
-    @property
-    def verdict(self) -> str:
-        (spans, all_spans), (errors, all_errors) = self.totals[:2]
-        strays = f", {self.strays} in traces of their own" if self.strays else ""
-        return (
-            f"{all_spans - spans - self.strays} of {all_spans} spans lost{strays}, "
-            f"{all_errors - errors} of {all_errors} errors without its transaction."
-        )
-
-    @property
-    def sums(self) -> List[Row]:
-        """The rows of the summary."""
-        rows = [
-            Row(0, "good" if found == of else "bad", title, f"{found} of {of}")
-            for title, (found, of) in zip(COUNTED, self.totals)
-        ]
-        traced = sum(one.duration for one in self.findings)
-        seen = sum(one.served.ended - one.served.started for one in self.findings)
-        rows.append(Row(0, "note", "duration of the transactions", milliseconds(traced)))
-        return [*rows, Row(0, "note", "duration that the client saw", milliseconds(seen))]
+        return not any(row.kind == "bad" for row in self.sums)
 
 
 def compare(title: str, all_served: List[Served], journal: List[Json], sink: EnvelopeSink) -> Side:
@@ -101,7 +67,23 @@ def compare(title: str, all_served: List[Served], journal: List[Json], sink: Env
     others = [trace for trace in arrived if trace.trace_id not in ids]
     strays = [span for trace in others for span in [trace, *trace.spans]]
     made = [span for finding in findings for span in finding.made]
-    return Side(title, findings, _common(strays, made))
+    return Side(title, findings, _sums(findings, _common(strays, made)))
+
+
+def _sums(findings: List[Finding], strays: int) -> List[Row]:
+    """The rows of the summary."""
+    rows = []
+    for title in findings[0].counts:
+        found, of = map(sum, zip(*(finding.counts[title] for finding in findings)))
+        rows.append(Row(0, "good" if found == of else "bad", title, f"{found} of {of}"))
+    traced = sum(one.duration for one in findings)
+    seen = sum(one.served.ended - one.served.started for one in findings)
+    return [
+        *rows,
+        Row(0, "note", "spans of the bodies in traces of their own", str(strays)),
+        Row(0, "note", "duration of the transactions", milliseconds(traced)),
+        Row(0, "note", "duration that the client saw", milliseconds(seen)),
+    ]
 
 
 def _examine(
@@ -113,16 +95,22 @@ def _examine(
     found = _common(trace.spans if trace else [], made)
     known = trace.span_ids if trace else set()
     lost = [event for event in errors if event["contexts"]["trace"]["span_id"] not in known]
+    attached = len(errors) - len(lost)
     ends = {trace.status, trace.outcome} if trace else set()
+    failed, cancelled = bool(ends & {"internal_error", "error"}), "cancelled" in ends
     hung_up = served.ending == "hung up"
-    counts = [
-        (found, len(made)),
+    bound = [entry for entry in journal if entry["request_id"]]
+    counts = {
+        "spans of the bodies in their request's transaction": (found, len(made)),
         # A second event about an error is no better than none.
-        (len(raised) - abs(len(raised) - len(errors) + len(lost)), len(raised)),
-        (len(raised) if ends & {"internal_error", "error"} else 0, len(raised)),
-        (int(hung_up and "cancelled" in ends), int(hung_up)),
-        (sum(bool(entry["request_id"]) for entry in journal), len(journal)),
-    ]
+        "errors of the bodies at a span of that transaction": (
+            len(raised) - abs(len(raised) - attached),
+            len(raised),
+        ),
+        "failed streams whose transaction has failed": (len(raised) * failed, len(raised)),
+        "hang-ups whose transaction is cancelled": (hung_up * cancelled, int(hung_up)),
+        "log lines of the bodies with their request_id": (len(bound), len(journal)),
+    }
 
     seen = f"{served.status}, {decimal(served.size)}, {served.ending}"
     rows = [Row(0, "client", "client:", seen, served.started, served.ended)]

@@ -37,10 +37,6 @@ def show(console: Console, sides: List[Side]) -> None:
     for rows in zip(*(side.sums for side in sides)):
         table.add_row(rows[0].op, *(Text(row.name, STYLES[row.kind]) for row in rows))
     console.print(table)
-    console.print()
-    for side in sides:
-        style = "bold green" if side.clean else "bold red"
-        console.print(Text.assemble((f"{side.title}: ", style), side.verdict))
 
 
 def _trees(console: Console, rows: List[Row]) -> List[Tree]:
