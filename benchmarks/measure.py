@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -11,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence
 
 import tables
 
@@ -37,6 +36,10 @@ STREAMS = ["/stream/100", "/stream/10000", "/astream/100", "/astream/10000"]
 LENGTHS = ["/stream/10", "/stream/1000", "/stream/100000", "/stream/1000000"]
 MEANWHILE = [f"/plain@{number}" for number in (0, 10, 100, 1_000, 10_000)]
 MEANWHILE += [f"deadline@{number}" for number in (0, 100, 10_000, 100_000)]
+
+
+# The system and the rate; a quick run has the first three.
+MEMORY = [("bare", 0), ("stock", 1), ("ours", 1), ("stock", 0), ("ours", 0)]
 
 
 class Job(NamedTuple):
@@ -88,45 +91,34 @@ class Machine:
         }
         self.variables = {**environment.clean_environ(), "PYTHONHASHSEED": "0"}
 
-    def versions(self) -> dict[str, str]:
-        """Of what the others' environments are named after."""
-        code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
-        found = {}
-        for system, python in self._pythons.items():
-            name = OTHERS[system][0]
-            out = subprocess.check_output([python, "-c", code, name], universal_newlines=True)
-            found[name] = out.strip()
-        return found
+    def packages(self) -> list[str]:
+        """Where the others' distributions are."""
+        roots = [Path(python).parents[1] for python in self._pythons.values()]
+        return [str(path) for root in roots for path in root.glob("lib/*/site-packages")]
 
-    def output(self, system: str, command: list[str], *before: str, **variables: str) -> str:
+    def output(
+        self, system: str, script: str, *arguments: str, before: Sequence[str] = (), **env: str
+    ) -> str:
         """What a worker prints. Errors: `Refused`"""
+        python = self._pythons.get(system, sys.executable)
         done = subprocess.run(
-            [
-                *before,
-                self._pythons.get(system, sys.executable),
-                str(WORKER / command[0]),
-                *command[1:],
-            ],
-            env={**self.variables, **variables},
+            [*before, python, str(WORKER / script), *arguments],
+            env={**self.variables, **env},
             capture_output=True,
             text=True,
             errors="replace",
         )
         if done.returncode:
-            raise Refused(
-                f"{system}: {command[0]} has failed\n{environment.last_lines(done.stderr)}"
-            )
+            raise Refused(f"{system}: {script} has failed\n{environment.last_lines(done.stderr)}")
         return done.stdout
 
     def instructions(self, job: Job) -> dict[str, float]:
         """Count instructions and spans, for each work of a request."""
-        asked = {**job._asdict(), "system": job.system.replace("-", "_")}
         with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
             valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--dump-before=getpgid"]
             valgrind.append(f"--callgrind-out-file={directory}/out")
-            spans = json.loads(
-                self.output(job.system, ["instructions.py", json.dumps(asked)], *valgrind)
-            )
+            asked = json.dumps(job._asdict())
+            spans = json.loads(self.output(job.system, "instructions.py", asked, before=valgrind))
             # Every second dump is what lies between two runs.
             totals = _totals(Path(directory))[1::2]
         values: dict[str, float] = {}
@@ -141,15 +133,15 @@ class Machine:
         return values
 
     def memory(self, system: str, rate: int) -> dict[str, float]:
-        out = self.output(system, ["memory.py", system, str(rate), str(tables.OPEN)])
+        out = self.output(system, "memory.py", system, str(rate), str(tables.OPEN))
         return {f"memory {system} {what} {rate}": value for what, value in json.loads(out).items()}
 
     def seconds(self, file: Path, system: str, rate: int, works: list[str], *options: str) -> None:
         """Add to a file of pyperf's."""
-        job = json.dumps({"system": system.replace("-", "_"), "rate": rate, "works": works})
+        job = json.dumps({"system": system, "rate": rate, "works": works})
         names = ",".join([*self.variables, "BENCHMARK"])
-        command = ["seconds.py", f"--append={file}", f"--inherit-environ={names}", "--quiet"]
-        self.output(system, [*command, "--loops=1", *options], BENCHMARK=job)
+        common = [f"--append={file}", f"--inherit-environ={names}", "--quiet", "--loops=1"]
+        self.output(system, "seconds.py", *common, *options, BENCHMARK=job)
 
 
 def _totals(directory: Path) -> list[int]:
@@ -163,15 +155,14 @@ def count(machine: Machine, systems: list[str], quick: bool) -> dict[str, float]
     """Instructions and memory: processes side by side, since nothing here depends on time."""
     values: dict[str, float] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        works = [
-            (f"{job.system}, rate {job.rate}, {job.lifecycle}", job.system,
-             pool.submit(machine.instructions, job))
-            for job in jobs(systems, quick)
-        ]  # fmt: skip
-        rates = (1,) if quick else (0, 1)
-        for system, rate in [("bare", 0), *itertools.product(("stock", "ours"), rates)]:
-            works.append((f"memory of {system}", system, pool.submit(machine.memory, system, rate)))
-        for title, system, work in works:
+        works: dict[str, tuple[str, Future[dict[str, float]]]] = {}
+        for job in jobs(systems, quick):
+            title = f"{job.system}, rate {job.rate}, {job.lifecycle}"
+            works[title] = job.system, pool.submit(machine.instructions, job)
+        for system, rate in MEMORY[: 3 if quick else None]:
+            work = pool.submit(machine.memory, system, rate)
+            works[f"memory of {system}, rate {rate}"] = system, work
+        for title, (system, work) in works.items():
             try:
                 values.update(work.result())
                 print(f"{time.strftime('%H:%M:%S')} {title}", flush=True)

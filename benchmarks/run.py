@@ -40,12 +40,12 @@ def main() -> int:
     machine = measure.Machine(systems)
     values = measure.count(machine, systems, options.quick)
     names = ["Django", "sentry-sdk", "vendored-integration", "shr_span_recorder"]
+    names += [measure.OTHERS[system][0] for system in systems if system in measure.OTHERS]
     found: dict[str, Any] = {
-        "about": sections.about(*names),
+        "about": sections.about(*names, besides=machine.packages()),
         "values": values,
         "seconds": "" if options.quick else measure.clock(machine, systems, values),
     }
-    found["about"]["versions"].update(machine.versions())
     print(tables.section(found))
     return sections.conclude("results.json", found, [], options.write)
 

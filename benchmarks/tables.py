@@ -73,9 +73,8 @@ class Results:
 
     def each(self, system: str, rate: int = 1) -> float:
         """Bytes of an open response."""
-        return (
-            self.memory(system, f"open@{OPEN}", rate) - self.memory(system, "open@0", rate)
-        ) / OPEN
+        many, none = (self.memory(system, f"open@{count}", rate) for count in (OPEN, 0))
+        return (many - none) / OPEN
 
     def besides(self) -> float:
         """Bytes of an open response, besides what stock keeps while a view is at work.
@@ -88,9 +87,8 @@ class Results:
 
     def memory_left(self) -> float:
         start = self.memory("ours", "open@0")
-        return (self.memory("ours", "after") - start) / (
-            self.memory("ours", f"open@{OPEN}") - start
-        )
+        peak = self.memory("ours", f"open@{OPEN}") - start
+        return (self.memory("ours", "after") - start) / peak
 
     def threads(self) -> float:
         there, stock = (self.memory(system, f"threads@{OPEN}") for system in ("ours", "stock"))
@@ -107,14 +105,6 @@ class Target(NamedTuple):
     limit: float
     unit: str
     found: Callable[[Results], float]
-
-
-def _import_ms(results: Results) -> float:
-    return (results.seconds("import ours") - results.seconds("import stock")) * 1e3
-
-
-def _deadline_of_timer(results: Results) -> float:
-    return results.seconds("deadline") / results.seconds("timer")
 
 
 OVER = "of stock's overhead"
@@ -135,8 +125,8 @@ TARGETS = [
     Target("a request, from 0 to 10,000 open responses", "flat: at most 1.05", 1.05, "", lambda found: found.steepness("/plain")),
     Target("set and cancel a deadline, from 0 to 100,000 pending", "flat: at most 1.05", 1.05, "", lambda found: found.steepness("deadline")),
     Target("set and cancel a deadline", "below 1 µs", 1, "µs", lambda found: found.seconds("deadline") * 1e6),
-    Target("set and cancel a deadline", "at most 1/50 of threading.Timer's start and cancel", 0.02, "", _deadline_of_timer),
-    Target("import time over the stock integration", "at most 5 ms", 5, "ms", _import_ms),
+    Target("set and cancel a deadline", "at most 1/50 of threading.Timer's start and cancel", 0.02, "", lambda found: found.seconds("deadline") / found.seconds("timer")),
+    Target("import time over the stock integration", "at most 5 ms", 5, "ms", lambda found: (found.seconds("import ours") - found.seconds("import stock")) * 1e3),
 ]  # fmt: skip
 
 
@@ -146,11 +136,8 @@ def verdict(target: Target, results: Results) -> list[str]:
         found = target.found(results)
     except KeyError:
         return [target.work, target.wanted, "", "not measured"]
-    word = (
-        "met"
-        if found <= target.limit
-        else f"**over by {number(found - target.limit, target.unit)}**"
-    )
+    over = found - target.limit
+    word = "met" if over <= 0 else f"**over by {number(over, target.unit)}**"
     return [target.work, target.wanted, number(found, target.unit), word]
 
 
@@ -179,13 +166,11 @@ def _spans(results: Results) -> str:
 
 def _memory(results: Results) -> str:
     try:
-        unsampled, sampled = (
-            results.each("ours", rate) - results.each("stock", rate) for rate in (0, 1)
-        )
+        more = [results.each("ours", rate) - results.each("stock", rate) for rate in (0, 1)]
     except KeyError:
         return ""
     return (
-        f"An open response takes {unsampled:,.0f} bytes more than one of stock's, {sampled:,.0f} where "
+        f"An open response takes {more[0]:,.0f} bytes more than one of stock's, {more[1]:,.0f} where "
         "it is sampled: stock has sent the transaction by then.\n"
     )
 

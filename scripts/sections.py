@@ -104,9 +104,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: boo
     return "\n".join(lines) + "\n"
 
 
-def about(*distributions: str) -> dict[str, Any]:
-    """When, where and with which installed versions something is measured."""
-    installed = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+def about(*distributions: str, besides: Sequence[str] = ()) -> dict[str, Any]:
+    """When, where and with which installed versions something is measured.
+
+    :param besides: where others are installed.
+    """
+    found = metadata.distributions(path=[*besides, *sys.path])
+    installed = {one.metadata["Name"]: one.version for one in found}
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "python": platform.python_version(),

@@ -4,6 +4,7 @@ So of Sentry's SDK the transaction's serialisation is measured, but not JSON, co
 of the others no encoding, which they leave to the exporter.
 """
 
+import importlib
 import logging
 import os
 
@@ -23,9 +24,21 @@ class Exported:
 exported = Exported()
 
 
-def _sentry(integration, rate, lifecycle):
+#: Those of Sentry's SDK: the integration's module and class, and its options.
+INTEGRATIONS = {
+    "stock": ("sentry_sdk.integrations.django", "DjangoIntegration", {}),
+    "ours": ("vendored_integration", "DjangoIntegration", {}),
+    "ours-close": ("vendored_integration", "DjangoIntegration", {"finish_on": "close"}),
+    "older": ("shr_span_recorder", "StreamAwareDjangoIntegration", {}),
+}
+
+
+def sentry(system, rate, lifecycle):
     import sentry_sdk
     from sentry_sdk.transport import Transport
+
+    module, name, options = INTEGRATIONS[system]
+    integration = getattr(importlib.import_module(module), name)(**options)
 
     class Dropping(Transport):
         def capture_envelope(self, envelope):
@@ -49,35 +62,7 @@ def _sentry(integration, rate, lifecycle):
     exported.flush = sentry_sdk.flush
 
 
-def bare(rate, lifecycle):
-    """Django alone."""
-
-
-def stock(rate, lifecycle):
-    from sentry_sdk.integrations.django import DjangoIntegration
-
-    _sentry(DjangoIntegration(), rate, lifecycle)
-
-
-def ours(rate, lifecycle):
-    from vendored_integration import DjangoIntegration
-
-    _sentry(DjangoIntegration(), rate, lifecycle)
-
-
-def ours_close(rate, lifecycle):
-    from vendored_integration import DjangoIntegration
-
-    _sentry(DjangoIntegration(finish_on="close"), rate, lifecycle)
-
-
-def older(rate, lifecycle):
-    from shr_span_recorder import StreamAwareDjangoIntegration
-
-    _sentry(StreamAwareDjangoIntegration(), rate, lifecycle)
-
-
-def otel(rate, lifecycle):
+def otel(rate):
     from opentelemetry import trace
     from opentelemetry.instrumentation.django import DjangoInstrumentor
     from opentelemetry.sdk.trace import TracerProvider
@@ -103,7 +88,7 @@ def otel(rate, lifecycle):
     return Wsgi, Asgi
 
 
-def ddtrace(rate, lifecycle):
+def ddtrace(rate):
     os.environ.update(
         DD_TRACE_SAMPLING_RULES=f'[{{"sample_rate": {rate}}}]',
         DD_TRACE_RATE_LIMIT="-1",
@@ -139,12 +124,16 @@ def ddtrace(rate, lifecycle):
     return Wsgi, Asgi
 
 
-def install(name, rate, lifecycle="static"):
+def install(system, rate, lifecycle="static"):
     """Set the system and Django up; the WSGI and the ASGI application."""
     # Otherwise Django logs each error to stderr.
     logging.getLogger().addHandler(logging.NullHandler())
     project.configure()
-    middlewares = globals()[name](rate, lifecycle)
+    middlewares = None
+    if system in INTEGRATIONS:
+        sentry(system, rate, lifecycle)
+    elif system != "bare":
+        middlewares = {"otel": otel, "ddtrace": ddtrace}[system](rate)
     found = project.applications()
     if middlewares:
         return [wrap(application) for wrap, application in zip(middlewares, found)]
