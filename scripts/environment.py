@@ -42,7 +42,7 @@ def parser_of(doc: str | None, installs: bool = False) -> argparse.ArgumentParse
     if installs:
         parser.add_argument(
             "--sdk",
-            type=release,
+            type=sdk_release,
             metavar="RELEASE",
             # The build reads the variable, too, but only after pip has fetched all that it needs.
             default=os.environ.get(releases.VARIABLE) or releases.newest(),
@@ -53,7 +53,7 @@ def parser_of(doc: str | None, installs: bool = False) -> argparse.ArgumentParse
     return parser
 
 
-def release(text: str) -> str:
+def sdk_release(text: str) -> str:
     """The type of an argument: a release of sentry-sdk that patches/ supports; 2.75 is 2.75.0."""
     try:
         return releases.choose(text)
@@ -88,10 +88,8 @@ def make(name: str, requirements: Sequence[str]) -> Path:
         print(f"making {directory.relative_to(ROOT)} ...", flush=True)
         shutil.rmtree(str(directory), ignore_errors=True)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        call(
-            [sys.executable, "-m", "venv", str(directory)],
-            "could not make an environment (on Debian and Ubuntu it needs python3-venv)",
-        )
+        # On Debian and Ubuntu it says that it needs the package python3-venv.
+        call([sys.executable, "-m", "venv", str(directory)])
         pip(python, "install", *requirements)
         ready.write_text(text)
     return python
@@ -106,25 +104,14 @@ def install(release: str, python: Path) -> None:
 
 
 def pip(python: Path, *arguments: str, **environ: str) -> None:
-    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    call(command, f"pip could not {arguments[0]} {arguments[-1]}", **environ)
+    """Run pip, which says something only if it fails."""
+    call([str(python), "-m", "pip", "-qq", "--disable-pip-version-check", *arguments], **environ)
 
 
-def call(command: Sequence[str], problem: str, **environ: str) -> None:
-    """Run a command; show what it says only if it fails."""
-    result = subprocess.run(
-        command,
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if result.returncode:
+def call(command: Sequence[str], **environ: str) -> None:
+    if subprocess.call(command, env={**os.environ, **environ}, stdin=subprocess.DEVNULL):
         variables = "".join(f"{name}={value} " for name, value in environ.items())
-        raise Refused(
-            f"{problem}\n{last_lines(result.stdout)}\n  next: {variables}{' '.join(command)}"
-        )
+        raise Refused(f"a command has failed: {variables}{' '.join(command)}")
 
 
 def last_lines(text: str) -> str:

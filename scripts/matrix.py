@@ -20,9 +20,10 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Iterator
 
-import environment
+from environment import Refused, parser_of, pip, sdk_release
 from pipeline import releases, upstream
 
 TESTS = releases.ROOT / "tests"
@@ -36,9 +37,9 @@ assert found == (sys.argv[1], True), found
 
 
 def main() -> int:
-    parser = environment.parser_of(__doc__)
+    parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--release", action="append", default=[], type=environment.release, help="repeatable")
+    add("--release", action="append", default=[], type=sdk_release, help="repeatable")
     add("--share", metavar="I/N", help="the I-th of each N patch directories, besides")
     args, pytest_args = parser.parse_known_args()
     chosen = args.release
@@ -49,13 +50,9 @@ def main() -> int:
     # Up to 2.10 the SDK fails on Python 3.13 and later at every error that it is to report
     # (`cannot pickle 'FrameLocalsProxy' object`).
     oldest = (2, 11, 0) if sys.version_info >= (3, 13) else (0,)
-    codes = {
-        release: run(release, pytest_args)
-        for release in chosen
-        if releases.numbers(release) >= oldest
-    }
-    failed = [release for release, code in codes.items() if code]
-    print(f"{len(codes)} releases tested, {len(chosen) - len(codes)} are not for this Python")
+    tested = [release for release in chosen if releases.numbers(release) >= oldest]
+    failed = [release for release in tested if not passes(release, pytest_args)]
+    print(f"{len(tested)} releases tested, {len(chosen) - len(tested)} are not for this Python")
     print(f"failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 
@@ -70,22 +67,24 @@ def locked() -> Iterator[None]:
         yield
 
 
-def run(release: str, pytest_args: list[str]) -> int:
-    """Install a release and the wheel built for it, and run the tests; the exit status."""
+def passes(release: str, pytest_args: list[str]) -> bool:
+    """Install a release and the wheel built for it, and run the tests."""
     print(f"sentry-sdk {release}:", flush=True)
-    python = [sys.executable]
-    install = [*python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    python = Path(sys.executable)
     # What the two need is there already, and setuptools with it.
-    sdk = [*install, "--no-deps", "--find-links", str(upstream.CACHE), f"sentry-sdk=={release}"]
-    ours = [*install, "--no-deps", "--no-build-isolation", "--force-reinstall", str(releases.ROOT)]
+    sdk = ["--no-deps", "--find-links", str(upstream.CACHE), f"sentry-sdk=={release}"]
+    ours = ["--no-deps", "--no-build-isolation", "--force-reinstall", str(releases.ROOT)]
+    try:
+        with locked():
+            pip(python, "install", *sdk)
+            pip(python, "install", *ours, **{releases.VARIABLE: release})
+    except Refused as error:
+        print(error)
+        return False
+    check = [str(python), "-c", IS_INSTALLED, release]
+    pytest = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args]
     env = {**os.environ, "SDK": release}
-    with locked():
-        for command in sdk, ours, [*python, "-c", IS_INSTALLED, release]:
-            code = subprocess.call(command, cwd=str(TESTS), env={**env, releases.VARIABLE: release})
-            if code:
-                return code
-    pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest_args]
-    return subprocess.call(pytest, cwd=str(TESTS), env=env)
+    return not any(subprocess.call(command, cwd=str(TESTS), env=env) for command in (check, pytest))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,10 @@ class EnvelopeSink:
 
     def describe(self) -> str:
         """What has arrived, a line an item."""
-        lines = [describe(item) for item in self.items()]
+        lines = [
+            f"{item.type}  {item.payload[:2000].decode('utf-8', 'replace')}"
+            for item in self.items()
+        ]
         lines += [f"rejected: {reason}" for reason in self.rejected]
         return "\n".join("  " + line for line in lines) or "  nothing"
 
@@ -269,20 +272,3 @@ def attributes(span: Json) -> Json:
         name: value["value"] if isinstance(value, dict) and "value" in value else value
         for name, value in (span.get("attributes") or {}).items()
     }
-
-
-def describe(item: Item) -> str:
-    """One line: the item's type, and what a person wants to know of it first."""
-    try:
-        payload = item.json
-    except ValueError:
-        return f"{item.type}  {len(item.payload)} bytes"
-    context = (payload.get("contexts") or {}).get("trace") or {}
-    found = [payload.get("transaction"), context.get("status"), context.get("trace_id")]
-    if item.type == "event":
-        values = (payload.get("exception") or {}).get("values") or []
-        found += [f"{value.get('type')}: {value.get('value')}" for value in values]
-        found.append(payload.get("message") or payload.get("logentry"))
-    elif item.type != "transaction":
-        found = [json.dumps(payload, sort_keys=True)[:300]]
-    return "  ".join([item.type, *(str(part) for part in found if part)])

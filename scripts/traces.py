@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Protocol, Set
+from typing import Any, Dict, List, Optional, Set
 
-from sink import attributes
+from sink import EnvelopeSink, attributes
 
 Json = Dict[str, Any]
 
 _HEADER = "http.request.header."
-
-
-class Source(Protocol):
-    """An `EnvelopeSink`, or what is like it."""
-
-    def transactions(self) -> List[Json]: ...
-    def spans(self) -> List[Json]: ...
 
 
 @dataclass(frozen=True)
@@ -72,10 +65,10 @@ class Trace(Span):
         return None if parent_id == self.span_id else by_id[parent_id or ""]
 
 
-def traces(source: Source) -> List[Trace]:
+def traces(sink: EnvelopeSink) -> List[Trace]:
     """All that have arrived; of the stream lifecycle those whose segment span has."""
-    spans = source.spans()
-    return [_of_transaction(event) for event in source.transactions()] + [
+    spans = sink.spans()
+    return [_of_transaction(event) for event in sink.transactions()] + [
         _of_segment(span, spans) for span in spans if span.get("is_segment")
     ]
 

@@ -31,31 +31,14 @@ from upstream.suites import FAILED, PASSED, SKIPPED, Result, Results
 PLUGINS = environment.ROOT / "scripts" / "upstream" / "plugins"
 PATHS = ("tests/integrations/django", "tests/integrations/wsgi")
 
-# What upstream's tests import, and what they are marked with (forked, asyncio,
-# django_db); the last two are for speed, and tests that hang.
-REQUIREMENTS = (
-    "asttokens",
-    "brotli",
-    "channels[daphne]",
-    "djangorestframework",
-    "executing",
-    "freezegun",
-    "gevent",
-    "httpx",
-    "jsonschema",
-    "pyrsistent",
-    # pytest-forked hands no result of pytest 9 to its parent.
-    "pytest<9",
-    "pytest-asyncio",
-    "pytest-django",
-    "pytest-forked",
-    "pytest-localserver",
-    "responses",
-    "six",
-    "werkzeug",
-    "pytest-xdist",
-    "pytest-timeout",
-)
+# What upstream's tests import, and what they are marked with (forked, asyncio, django_db); the
+# last two are for speed, and tests that hang. pytest-forked hands no result of pytest 9 to its
+# parent.
+REQUIREMENTS = """
+    asttokens brotli channels[daphne] djangorestframework executing freezegun gevent httpx
+    jsonschema pyrsistent pytest<9 pytest-asyncio pytest-django pytest-forked pytest-localserver
+    responses six werkzeug pytest-xdist pytest-timeout
+"""
 
 # Close the responses, as a WSGI server does, in both runs; then swap.
 PLUGINS_OF = {"stock": ["close_responses"], "ours": ["close_responses", "swap_integration"]}
@@ -78,7 +61,7 @@ class Suite(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     parser = environment.parser_of(__doc__)
-    parser.add_argument("releases", metavar="RELEASE", type=environment.release, nargs="+")
+    parser.add_argument("releases", metavar="RELEASE", type=environment.sdk_release, nargs="+")
     parser.add_argument(
         "--django", metavar="VERSION", default="5.2", help="two numbers (default: %(default)s)"
     )
@@ -102,7 +85,7 @@ def judge(suite: Suite) -> bool:
 
 def prepare(release: str, django: str) -> Suite:
     """Install the release, our wheel and what the tests need; download the tests."""
-    requirements = [f"Django=={django}.*", *REQUIREMENTS]
+    requirements = [f"Django=={django}.*", *REQUIREMENTS.split()]
     if "SENTRY_PYTHON_TEST_POSTGRES_HOST" in os.environ:
         requirements.append("psycopg2-binary")
     python = environment.make(f"django{django}", requirements)

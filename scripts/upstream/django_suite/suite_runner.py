@@ -77,6 +77,20 @@ def _connections_left_open() -> "Iterator[None]":
             signal.connect(close_old_connections)
 
 
+def _refill(response: Any, chunks: List[bytes], request: Any) -> Any:
+    """The test's response, with the body that the server got: it has been read, and is closed."""
+    if not response.streaming:
+        response.content = b"".join(chunks)
+    else:
+        response._iterator = _async_iterator(chunks) if response.is_async else iter(chunks)
+    return client.conditional_content_removal(request, response)
+
+
+async def _async_iterator(chunks: "List[bytes]") -> "AsyncIterator[bytes]":
+    for chunk in chunks:
+        yield chunk
+
+
 class RoutedHandler(client.ClientHandler):
     """Makes a test client's request through the WSGI handler."""
 
@@ -88,15 +102,9 @@ class RoutedHandler(client.ClientHandler):
         call = copy.copy(self)  # which keeps the response of this call
         with _connections_left_open():
             body = WSGIHandler.__call__(call, environ, lambda status, headers: None)
-            response = call.response
-            if response.streaming:
-                _stream(response, body)
-            else:
-                try:
-                    response.content = b"".join(body)
-                finally:
-                    body.close()
-        return client.conditional_content_removal(response.wsgi_request, response)
+            with contextlib.closing(body):
+                chunks = list(body)
+        return _refill(call.response, chunks, call.response.wsgi_request)
 
     def get_response(self, request: Any) -> Any:
         request._dont_enforce_csrf_checks = not self.enforce_csrf_checks
@@ -105,34 +113,8 @@ class RoutedHandler(client.ClientHandler):
         return self.response
 
 
-def _stream(response: Any, body: Any) -> None:
-    """Make whoever iterates or closes the response do it to what the server got.
-
-    That is made of the response itself, which is as it was while this is done.
-    """
-    original = {"_iterator": response._iterator, "is_async": response.is_async}
-
-    def close() -> None:
-        vars(response).update(original)
-        vars(response).pop("close", None)
-        with _connections_left_open():
-            body.close()
-
-    def chunks() -> "Iterator[bytes]":
-        vars(response).update(original)
-        try:
-            yield from body
-        finally:
-            close()
-
-    vars(response).update(_iterator=chunks(), is_async=False, close=close)
-
-
 class RoutedAsyncHandler(asgi.ASGIHandler):
-    """Makes an async test client's request through the ASGI handler.
-
-    A streaming response has been read and closed before the test gets it.
-    """
+    """Makes an async test client's request through the ASGI handler."""
 
     def __init__(self, enforce_csrf_checks: bool = True) -> None:
         # Not ASGIHandler's, which loads the middlewares before the test has set them.
@@ -157,20 +139,10 @@ class RoutedAsyncHandler(asgi.ASGIHandler):
         same_thread = mock.patch.object(asgi, "ThreadSensitiveContext", contextlib.nullcontext)
         with _connections_left_open(), same_thread:
             await asgi.ASGIHandler.__call__(call, scope, receive, send)
-        response = call.response
-        if response.streaming:
-            response._iterator = _async_iterator(chunks) if response.is_async else iter(chunks)
-        else:
-            response.content = b"".join(chunks)
-        return client.conditional_content_removal(response.asgi_request, response)
+        return _refill(call.response, chunks, call.response.asgi_request)
 
     async def get_response_async(self, request: Any) -> Any:
         request._dont_enforce_csrf_checks = not self.enforce_csrf_checks
         self.response = await super().get_response_async(request)
         self.response.asgi_request = request
         return self.response
-
-
-async def _async_iterator(chunks: "List[bytes]") -> "AsyncIterator[bytes]":
-    for chunk in chunks:
-        yield chunk
