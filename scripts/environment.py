@@ -98,8 +98,8 @@ def make(name: str, requirements: Sequence[str]) -> Path:
 def install(release: str, python: Path) -> None:
     """Install a release of the SDK, and the wheel that this checkout makes for it."""
     print(f"installing sentry-sdk {release} and the wheel built for it ...", flush=True)
-    build = {releases.VARIABLE: release}
-    pip(python, "install", "--force-reinstall", "--no-deps", str(ROOT), **build)
+    ours = ["--force-reinstall", "--no-deps", str(ROOT)]
+    pip(python, "install", *ours, **{releases.VARIABLE: release})
     pip(python, "install", f"sentry-sdk=={release}")
 
 

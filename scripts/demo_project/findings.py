@@ -39,7 +39,6 @@ class Finding(NamedTuple):
     served: Served
     rows: List[Row]  # the first one is the client's
     counts: Dict[str, Tuple[int, int]]  # found, of how many
-    made: Spans  # the spans and queries of the body
     duration: float  # of the transaction, in seconds
 
 
@@ -66,8 +65,12 @@ def compare(title: str, all_served: List[Served], journal: List[Json], sink: Env
     ids = {served.trace_id for served in all_served}
     others = [trace for trace in arrived if trace.trace_id not in ids]
     strays = [span for trace in others for span in [trace, *trace.spans]]
-    made = [span for finding in findings for span in finding.made]
-    return Side(title, findings, _sums(findings, _common(strays, made)))
+    return Side(title, findings, _sums(findings, _common(strays, _made(journal))))
+
+
+def _made(journal: List[Json]) -> Spans:
+    """The spans and queries of the bodies."""
+    return [(entry["op"], entry["name"]) for entry in journal if entry["event"] == "span"]
 
 
 def _sums(findings: List[Finding], strays: int) -> List[Row]:
@@ -89,7 +92,7 @@ def _sums(findings: List[Finding], strays: int) -> List[Row]:
 def _examine(
     served: Served, trace: Optional[Trace], journal: List[Json], events: List[Json]
 ) -> Finding:
-    made = [(entry["op"], entry["name"]) for entry in journal if entry["event"] == "span"]
+    made = _made(journal)
     raised = [entry["value"] for entry in journal if entry["event"] == "error"]
     errors = [event for event in events if _exception(event).get("value") in raised]
     found = _common(trace.spans if trace else [], made)
@@ -131,7 +134,7 @@ def _examine(
         rows.append(Row(0, "bad", "", missing))
     elif made:
         rows.append(Row(0, "good", "", f"all {len(made)} spans of the body are here"))
-    return Finding(served, rows, counts, made, trace.duration if trace else 0.0)
+    return Finding(served, rows, counts, trace.duration if trace else 0.0)
 
 
 def _below(trace: Trace, above: str, errors: List[Json], depth: int = 1) -> Iterator[Row]:
