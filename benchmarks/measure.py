@@ -23,7 +23,7 @@ WORKER = Path(__file__).resolve().parent / "worker"
 
 COMMON = ["Django>=4.2,<5.3", "pyperf"]
 # The older package traces requests on every SDK so far, and asks for none in particular.
-SENTRY = [*COMMON, "packaging", "shr_span_recorder==0.1.0"]
+SENTRY = [*COMMON, "shr_span_recorder==0.1.0"]
 OTHERS = {
     "otel": [
         "opentelemetry-sdk",

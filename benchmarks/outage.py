@@ -167,7 +167,7 @@ def main() -> int:
         transport, dsn = options.case
         print(json.dumps(measure(transport, dsn, options.events)))
         return 0
-    go_inside(options, __file__, "outage", ["Django>=4.2,<5.3", "packaging"])
+    go_inside(options, __file__, "outage", ["Django>=4.2,<5.3"])
     cases = []
     for transport in ("bounded", "stock"):
         ingests = ("healthy", "refuses", "stalls")

@@ -100,7 +100,7 @@ def install(release: str, python: Path) -> None:
     print(f"installing sentry-sdk {release} and the wheel built for it ...", flush=True)
     ours = ["--force-reinstall", "--no-deps", str(ROOT)]
     pip(python, "install", *ours, **{releases.VARIABLE: release})
-    pip(python, "install", f"sentry-sdk=={release}")
+    pip(python, "install", f"sentry-sdk=={release}", "packaging")  # what the wheel requires
 
 
 def pip(python: Path, *arguments: str, **environ: str) -> None:

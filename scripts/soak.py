@@ -34,7 +34,7 @@ from serving import gunicorn
 from sink import EnvelopeSink
 
 PROJECT = Path(__file__).resolve().parent / "soak_project"
-REQUIREMENTS = ["Django>=4.2,<5.3", "gevent", "gunicorn", "packaging"]
+REQUIREMENTS = ["Django>=4.2,<5.3", "gevent", "gunicorn"]
 SERVERS = {
     "gthread": ["--worker-class", "gthread", "--threads", "8"],
     "gevent": ["--worker-class", "gevent"],
