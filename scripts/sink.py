@@ -16,7 +16,6 @@ import socket
 import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ class Item:
 
     def __init__(self, item: sdk.Item) -> None:
         self._payload = item.payload
-        self.headers: Json = item.headers
         self.type = str(item.type)
 
     @property
@@ -46,8 +44,6 @@ class Item:
 
 
 class Envelope(NamedTuple):
-    #: `trace` holds the dynamic sampling context.
-    headers: Json
     items: list[Item]
 
 
@@ -55,7 +51,7 @@ class Reply(NamedTuple):
     """What a `respond` hook may answer. Status 0: the connection is cut without an answer."""
 
     status: int
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = {}
 
 
 def parse_envelope(body: bytes, encoding: str) -> Envelope:
@@ -69,8 +65,7 @@ def parse_envelope(body: bytes, encoding: str) -> Envelope:
         import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         body = brotli.decompress(body)
-    parsed = sdk.Envelope.deserialize(body)
-    return Envelope(parsed.headers, [Item(item) for item in parsed.items])
+    return Envelope([Item(item) for item in sdk.Envelope.deserialize(body).items])
 
 
 class EnvelopeSink:

@@ -51,13 +51,10 @@ def log_context(get_response):
 
 
 settings.configure(
-    SECRET_KEY="demo",
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
     MIDDLEWARE=[__name__ + ".log_context"],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.sqlite3"}},
-    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-    USE_TZ=True,
 )
 if INTEGRATION == "ours":
     from vendored_integration import DjangoIntegration
