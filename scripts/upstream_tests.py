@@ -149,14 +149,12 @@ def read(log: Path) -> Results:
         file = case.get("file", "")
         classes = case.get("classname", "")[len(file[: -len(".py")]) + 1 :]
         test = "::".join(filter(None, [file, classes, case.get("name")]))
-        # A test whose teardown fails has a second element.
-        ended = results.get(test, Result(PASSED))
+        results[test] = Result(PASSED)
         for child in case:
             if child.tag in ("failure", "error"):
-                ended = Result(FAILED, child.get("message", "").partition("\n")[0])
-            elif child.tag == "skipped" and ended.outcome == PASSED:
-                ended = Result(SKIPPED)
-        results[test] = ended
+                results[test] = Result(FAILED, child.get("message", "").partition("\n")[0])
+            elif child.tag == "skipped":
+                results[test] = Result(SKIPPED)
     return results
 
 
