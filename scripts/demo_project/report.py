@@ -11,7 +11,7 @@ from typing import Any, Dict, List
 from django.template import Context, Engine
 from findings import Row, Side, milliseconds
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -25,10 +25,10 @@ def show(console: Console, sides: List[Side]) -> None:
     for both in zip(*(side.findings for side in sides)):
         stream = both[0].served.stream
         console.print(Text.assemble("\n", (stream.title, "bold"), f"  GET {stream.target}"))
-        table = Table(*(side.title for side in sides), box=box.ROUNDED, expand=True)
-        for column in table.columns:
-            column.ratio = 1
-        table.add_row(*(Group(*_trees(console, one.rows)) for one in both))
+        table = Table(box=box.ROUNDED, expand=True)
+        for side in sides:
+            table.add_column(side.title, ratio=1)
+        table.add_row(*(_tree(console, one.rows) for one in both))
         console.print(table)
     console.print()
     table = Table("All streams", box=box.SIMPLE_HEAD, show_edge=False)
@@ -39,15 +39,13 @@ def show(console: Console, sides: List[Side]) -> None:
     console.print(table)
 
 
-def _trees(console: Console, rows: List[Row]) -> List[Tree]:
-    trees: List[Tree] = []
-    path: List[Tree] = []  # from the root to the last row
+def _tree(console: Console, rows: List[Row]) -> Tree:
+    tree = Tree("", guide_style="dim", hide_root=True)
+    path = [tree]  # from the root to the last row
     for row in rows:
-        del path[row.depth :]
-        line = _line(console, row)
-        path.append(path[-1].add(line) if path else Tree(line, guide_style="dim"))
-        trees += path if len(path) == 1 else []
-    return trees
+        del path[row.depth + 1 :]
+        path.append(path[-1].add(_line(console, row)))
+    return tree
 
 
 def _line(console: Console, row: Row) -> RenderableType:
