@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence
 
@@ -19,10 +20,13 @@ WORSE, GAINED, UNDECIDED = "REGRESSION", "passes for the second only", "fails fo
 
 
 class Result(NamedTuple):
-    """How one test ended. `error` is one line, empty unless it failed."""
+    """How one test ended."""
 
     outcome: str
+    #: One line, empty unless it failed.
     error: str = ""
+    #: What the SDK has sent meanwhile; `None`: not to be compared.
+    sent: list[str] | None = None
 
 
 Results = Dict[str, Result]
@@ -99,10 +103,22 @@ def worse(first: Results, second: Results) -> Dict[str, str]:
     return {test: error for kind, test, error in compare(first, second) if kind == WORSE}
 
 
+def sent_otherwise(first: Results, second: Results) -> Iterator[tuple[str, str]]:
+    """Yield the tests in which something else was sent, and where the first difference is."""
+    for test in first.keys() & second.keys():
+        here, there = first[test].sent, second[test].sent
+        if here is not None and there is not None and here != there:
+            pairs = zip_longest(here, there, fillvalue="nothing more")
+            stock, ours = next(pair for pair in pairs if pair[0] != pair[1])
+            at = next((i for i, (a, b) in enumerate(zip(stock, ours)) if a != b), 0)
+            part = slice(max(0, at - 60), at + 140)
+            yield test, f"sends ...{ours[part]}..., stock ...{stock[part]}..."
+
+
 def take_passes(results: Results, again: Results) -> None:
     """Let a failed test pass that passes at a later attempt."""
     for test, result in results.items():
-        if result.outcome == FAILED and again.get(test) == Result(PASSED):
+        if result.outcome == FAILED and test in again and again[test].outcome == PASSED:
             results[test] = again[test]
             print(f"passes not always: {test}")
 

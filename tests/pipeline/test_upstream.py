@@ -116,7 +116,7 @@ def test_skipped():
         cwd=str(tmp_path),
     )
     results = sdk_tests.tool.read(tmp_path / "log")
-    assert {test: outcome for test, (outcome, _) in results.items()} == {
+    assert {test: result.outcome for test, result in results.items()} == {
         "test_one.py::TestClass::test_passes[1]": "passed",
         "test_one.py::test_breaks": "failed",
         "test_one.py::test_fails": "failed",
@@ -167,3 +167,22 @@ def test_django_with_differences(django_tests: Any, capsys: Any) -> None:
     output = capsys.readouterr().out
     assert "m.tests.T.new (stream)\n      boom\n      UNEXPLAINED" in output
     assert "  2 unexplained" in output
+
+
+def test_django_with_something_else_sent(
+    django_tests: Any, suites: ModuleType, capsys: Any
+) -> None:
+    """Also where every test passes; what has a stream (None) is not compared."""
+
+    def passed(*sent: Optional[str]) -> Any:
+        return suites.Result("passed", sent=None if None in sent else list(sent))
+
+    runs = django_tests.runs
+    runs["stock"].update({"m.tests.T.explained": passed("a"), "m.tests.T.new": passed("a", "b")})
+    runs["ours"].update({"m.tests.T.explained": passed(), "m.tests.T.new": passed(None)})
+    assert django_tests.tool.main(["5.2"]) == 0
+    assert "m.tests.T.explained (static)" in capsys.readouterr().out
+    runs["ours"]["m.tests.T.new"] = passed("a", "c")
+    assert django_tests.tool.main(["5.2"]) == 1
+    output = capsys.readouterr().out
+    assert "m.tests.T.new (static)\n      sends ...c..., stock ...b...\n      UNEXPLAINED" in output

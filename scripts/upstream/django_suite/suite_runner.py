@@ -21,6 +21,7 @@ from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.test import client
 from django.test.runner import DiscoverRunner
+from sent import RecordingTransport, comparable
 
 
 class Result(unittest.TextTestResult):
@@ -33,6 +34,7 @@ class Result(unittest.TextTestResult):
     def startTest(self, test: Any) -> None:
         super().startTest(test)
         self.started.append(test.id())
+        RecordingTransport.test = test.id()
 
 
 class Runner(DiscoverRunner):
@@ -54,7 +56,8 @@ class Runner(DiscoverRunner):
             outcomes[getattr(test, "test_case", test).id()] = ["failed", _error_line(text)]
         for test in result.unexpectedSuccesses:
             outcomes[test.id()] = ["failed", "unexpected success"]
-        results = {"traced": settings.TRACED[0], "outcomes": outcomes}
+        sent = {test: comparable(items) for test, items in RecordingTransport.sent.items()}
+        results = {"traced": RecordingTransport.traced, "outcomes": outcomes, "sent": sent}
         Path(settings.RUN["results"]).write_text(json.dumps(results))
         return super().suite_result(suite, result, **kwargs)
 

@@ -14,24 +14,15 @@ from test_sqlite import *  # noqa: F403
 RUN: Dict[str, Any] = json.loads(os.environ["DJANGO_SUITE_RUN"])
 TEST_RUNNER = "suite_runner.Runner"
 
-#: How many transactions, or spans in the stream lifecycle, the SDK has sent.
-TRACED = [0]
-
 if RUN["integration"]:
     import sentry_sdk
-    from sentry_sdk.transport import Transport
+    from sent import RecordingTransport
 
     integration = importlib.import_module(RUN["integration"]).DjangoIntegration
 
-    class CountingTransport(Transport):
-        """Sends nothing."""
-
-        def capture_envelope(self, envelope: Any) -> None:
-            TRACED[0] += sum(item.type in ("transaction", "span") for item in envelope.items)
-
     sentry_sdk.init(
         dsn="http://public@127.0.0.1:9/1",
-        transport=CountingTransport,
+        transport=RecordingTransport,
         integrations=[integration()],
         traces_sample_rate=1.0,
         release="django-suite",
