@@ -145,8 +145,8 @@ def run(suite: Suite, name: str, lifecycle: str, labels: str = LABELS) -> Result
     if bool(found["traced"]) != (name != "without"):
         raise environment.Refused(f"{title}: {found['traced']} transactions, spans were sent")
     return {
-        test: Result(*outcome, found["sent"].get(test, []))
-        for test, outcome in found["outcomes"].items()
+        test: Result(outcome, error, found["sent"].get(test, []))
+        for test, (outcome, error) in found["outcomes"].items()
     }
 
 
