@@ -3,22 +3,12 @@
 A plan is plain data: what the request is, what the application does, and what the server
 does then. :func:`play` plays one, and returns what the server and the application saw of
 each other, as plain data too.
-
-Run as a program, it plays the plans that come on its standard input: a process that has
-neither the SDK nor the integration, to compare with.
 """
 
 import asyncio
 import contextvars
-import gc
-import pickle
-import re
 import sys
 from io import BytesIO
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from django.http import HttpResponse, StreamingHttpResponse
 from support.apps import serve, serve_asgi
@@ -29,12 +19,8 @@ from support.wsgi import make_environ
 MISSING = ("missing",)
 #: Stands for a text that would be too long for the report of a failing plan.
 HUGE = ("huge",)
-#: What two processes do not have in common of a text.
-ADDRESS = re.compile("(hostile|__main__)[.]|at 0x[0-9a-f]+")
 #: The application sets it, and the server looks at it.
 variable = contextvars.ContextVar("variable")
-#: The transaction's data name the request that they belong to; the test sets this.
-mark = lambda request, what: None  # noqa: E731
 
 
 class OwnInterrupt(BaseException):
@@ -59,8 +45,9 @@ ERRORS = {
 class World:
     """What has been raised in one run, and what has been seen."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, at_call):
         self.plan = plan
+        self.at_call = at_call
         self.seen = []
         self.raised = []
         #: Whether the server closes the response just now.
@@ -79,22 +66,23 @@ class World:
 
     def see_error(self, where, error):
         own = any(error is raised for raised in self.raised)
-        text = ADDRESS.sub("", str(error))
         chained = [type(other).__name__ for other in (error.__cause__, error.__context__)]
-        self.see(where, type(error).__name__, own, text, chained)
+        self.see(where, type(error).__name__, own, str(error), chained)
 
-    def mark(self, what):
-        if what == "called":
-            variable.set("the application's")
-        mark(self.plan["request"], what)
+    def call(self, *what):
+        """The application begins."""
+        self.see("called", *what)
+        variable.set("the application's")
+        self.at_call()
 
 
-def play(plan, wrap=lambda app: app):
+def play(plan, wrap=lambda app: app, at_call=lambda: None):
     """Play a plan.
 
     :param wrap: puts the integration around a plain application.
+    :param at_call: called when the application is.
     """
-    world = World(plan)
+    world = World(plan, at_call)
     variable.set("the server's")
     if plan["server"] == "wsgi":
         server = WsgiServer(world)
@@ -136,7 +124,6 @@ class Steps:
     def __next__(self):
         for kind, value in self._steps:
             self.world.see("step", kind)
-            self.world.mark("step")
             if kind == "chunk":
                 return value
             if kind == "raise":
@@ -256,8 +243,7 @@ def wsgi(world, server):
     """A plain application."""
 
     def app(environ, start_response):
-        world.see("called", environ is server.environ, sorted(environ))
-        world.mark("called")
+        world.call(environ is server.environ, sorted(environ))
         for status, headers, exc_info in world.plan["starts"]:
             try:
                 world.raise_planned(exc_info)
@@ -276,8 +262,7 @@ def django_wsgi(world, server):
     """A view of Django."""
 
     def view(request):
-        world.see("called", request.method)
-        world.mark("called")
+        world.call(request.method)
         world.raise_planned(world.plan["error"])
         response = StreamingHttpResponse if world.plan["streaming"] else HttpResponse
         return response(make_body(world, server))
@@ -322,10 +307,8 @@ def asgi(world):
     """A plain application."""
 
     async def app(scope, receive, send):
-        world.see("called", sorted(scope))
-        world.mark("called")
+        world.call(sorted(scope))
         for kind, value in world.plan["actions"]:
-            world.mark("step")
             try:
                 if kind == "send":
                     await send(dict(value))
@@ -345,30 +328,8 @@ def django_asgi(world):
     """An async view of Django that streams."""
 
     async def view(request):
-        world.see("called", request.method)
-        world.mark("called")
+        world.call(request.method)
         world.raise_planned(world.plan["error"])
         return StreamingHttpResponse(async_generator(Steps(world)))
 
     return serve_asgi(view)
-
-
-# -- the process without the SDK -----------------------------------------------------------
-
-
-def main():
-    """Play the plans that come on standard input."""
-    out, sys.stdout = sys.stdout.buffer, sys.stderr
-    while True:
-        try:
-            plan = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        seen = play(plan)
-        gc.collect(0)
-        pickle.dump(seen, out)
-        out.flush()
-
-
-if __name__ == "__main__":
-    main()
