@@ -24,7 +24,6 @@ from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
-from django.core.signals import request_finished
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -58,15 +57,6 @@ seen = []
 sent = []
 #: Release health, of all requests.
 sessions = []
-#: What a receiver of request_finished is to do.
-at_close = []
-
-
-def finished(**kwargs):
-    if at_close:
-        at_close.pop()()
-
-
 class Handler(TemporaryFileUploadHandler):
     def new_file(self, *args, **kwargs):
         seen.append("upload handler")
@@ -157,31 +147,6 @@ def sets_a_variable(request):
     return response
 
 
-@view
-def logs_when_closed(request):
-    at_close.append(lambda: logging.getLogger("app").error("in close()"))
-    return HttpResponse("ok")
-
-
-@view
-def fails_when_closed(request):
-    def fail():
-        raise LookupError("in close()")
-
-    at_close.append(fail)
-    return HttpResponse("ok")
-
-
-@view
-def fails_when_iterated(request):
-    class Response(HttpResponse):
-        def __iter__(self):
-            yield b"a"
-            raise LookupError("in next()")
-
-    return Response()
-
-
 async def async_view(request):
     return HttpResponse("ok")
 
@@ -209,14 +174,9 @@ REQUESTS = {
     "upload that is not read": {"path": "plain", "body": UPLOAD, "header": MULTIPART},
     "user": {},
     "user that nobody asks for": {"path": "plain"},
-    "logs_when_closed": {},
-    "logs when closed, body not read": {"path": "logs_when_closed", "body": FORM},
-    "fails_when_closed": {},
-    "fails when closed, body not read": {"path": "fails_when_closed", "body": FORM},
-    "fails_when_iterated": {},
     **{
         f"{name}, not sampled": {"path": name, "header": UNSAMPLED}
-        for name in ("plain", "user", "reports", "raises", "logs_when_closed")
+        for name in ("plain", "user", "reports", "raises")
     },
     "not closed": {"path": "plain", "close": 0},
     "closed twice": {"path": "plain", "close": 2},
@@ -399,7 +359,6 @@ def main(who, lifecycle, interface):
         release="test@1",
         **options,
     )
-    request_finished.connect(finished)
     application = WSGIHandler() if interface == "wsgi" else ASGIHandler()
     serve_it = serve if interface == "wsgi" else serve_asgi
     serve_it(application, path="plain")  # it patches itself then

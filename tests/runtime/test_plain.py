@@ -20,11 +20,6 @@ from vendored_integration.wsgi import SentryWsgiMiddleware
 
 pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option")
 
-#: Requests with an error after the return. Stock reports it in no transaction, or in another
-#: trace; ours knows the request.
-LATE = [name for name in REQUESTS if "when closed" in name.replace("_", " ")]
-LATE.append("fails_when_iterated")
-
 #: Each response whose transaction ends at its close().
 ENDS_AT_CLOSE = [lambda: DjangoIntegration(finish_on="close"), StreamAwareDjangoIntegration]
 
@@ -52,27 +47,13 @@ def side():
 
 @pytest.mark.parametrize(
     ("interface", "name"),
-    [("wsgi", name) for name in REQUESTS if name not in LATE]
+    [("wsgi", name) for name in REQUESTS]
     + [("asgi", name) for name in REQUESTS if name not in WSGI_ONLY and ASYNC_BODIES],
 )
 def test_as_with_stock(side, lifecycle, interface, name):
     """Spans, data, events, and what a server sees; when the body is read, and the user."""
     ours, stock = (side(who, lifecycle, interface)[name] for who in ("ours", "stock"))
     assert ours == stock
-
-
-@pytest.mark.parametrize("name", LATE)
-def test_error_after_the_return(side, lifecycle, name):
-    """As with stock; but the event is one of its request."""
-    ours, stock = (side(who, lifecycle, "wsgi")[name] for who in ("ours", "stock"))
-    assert ours["seen"] == stock["seen"]
-    (*rest, late), (*stock_rest, stock_late) = (
-        [item for item in told["sent"] if item["type"] != "log"] for told in (ours, stock)
-    )
-    assert rest == stock_rest
-    assert late["transaction"] == "/" + REQUESTS[name].get("path", name)
-    for kind in "logentry", "level", "exception", "tags":
-        assert late.get(kind) == stock_late.get(kind)
 
 
 @pytest.mark.parametrize("what", ["sessions", "threads"])

