@@ -54,17 +54,24 @@ def sentry(init, lifecycle):
 
 
 @pytest.fixture
-def profilers():
+def no_collector():
+    """What is free then is so without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def profilers(no_collector):
     """Profilers that no other test has set up.
 
     Python may wait for ever if the garbage collector runs while a profiler asks for the
     frames of all threads: https://github.com/python/cpython/issues/106883
     """
     tear_down_profilers()
-    gc.disable()
     yield
     tear_down_profilers()
-    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -57,6 +57,8 @@ seen = []
 sent = []
 #: Release health, of all requests.
 sessions = []
+
+
 class Handler(TemporaryFileUploadHandler):
     def new_file(self, *args, **kwargs):
         seen.append("upload handler")

@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import functools
-import gc
 import threading
 import uuid
 import weakref
@@ -257,7 +256,7 @@ def test_arguments_results_and_errors(sentry, executor):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_of_a_task_outlives_it(sentry, fails):
+def test_nothing_of_a_task_outlives_it(sentry, no_collector, fails):
     """The context and the arguments are free when the task is done.
 
     Neither the thread, which waits for the next task, nor a future with a result holds
@@ -280,16 +279,12 @@ def test_nothing_of_a_task_outlives_it(sentry, fails):
             weakref.ref(it) for it in (held, of_scope, argument)
         ]
 
-    gc.disable()
-    try:
-        with ContextPreservingExecutor(1) as executor:
-            with sentry_sdk.isolation_scope():
-                future, references = contextvars.copy_context().run(submit)
-            with pytest.raises(ValueError, match="in a task") if fails else nullcontext():
-                future.result(TIMEOUT)
-            del future
-            # The thread lets go of a task after it has set the future's result.
-            executor.submit(int).result(TIMEOUT)
-            assert [reference() for reference in references] == [None, None, None]
-    finally:
-        gc.enable()
+    with ContextPreservingExecutor(1) as executor:
+        with sentry_sdk.isolation_scope():
+            future, references = contextvars.copy_context().run(submit)
+        with pytest.raises(ValueError, match="in a task") if fails else nullcontext():
+            future.result(TIMEOUT)
+        del future
+        # The thread lets go of a task after it has set the future's result.
+        executor.submit(int).result(TIMEOUT)
+        assert [reference() for reference in references] == [None, None, None]

@@ -10,10 +10,10 @@ import pytest
 import sentry_sdk
 from django.conf import settings
 from django.core.files.uploadhandler import MemoryFileUploadHandler
-from django.core.signals import request_finished
 from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.functional import SimpleLazyObject
-from support.apps import ASYNC_BODIES, as_async, open_stream, serve, serve_asgi
+from side_by_side import FORM, UPLOAD
+from support.apps import ASYNC_BODIES, as_async, at_close, open_stream, serve, serve_asgi
 from support.asgi import read
 from support.sdk import start_span
 
@@ -21,11 +21,6 @@ from vendored_integration import DjangoIntegration
 
 pytestmark = pytest.mark.filterwarnings("ignore:The send_default_pii option")
 
-FORM = b"a=1&b=2"
-UPLOAD = (
-    b'--x\r\nContent-Disposition: form-data; name="f"; filename="f.txt"\r\n\r\nabc\r\n'
-    b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
-)
 FORM_TYPE = "application/x-www-form-urlencoded"
 UPLOAD_TYPE = "multipart/form-data; boundary=x"
 
@@ -112,20 +107,6 @@ def start(init, lifecycle):
         )
 
     return start
-
-
-@contextlib.contextmanager
-def in_close(function):
-    """Have something done when all has been sent, and Django has let the request go."""
-
-    def finished(**kwargs):
-        function()
-
-    request_finished.connect(finished)
-    try:
-        yield
-    finally:
-        request_finished.disconnect(finished)
 
 
 # -- the body ----------------------------------------------------------------------------------
@@ -229,7 +210,7 @@ def test_body(start, handled, kind, what, how):
 
     expected = []
     with contextlib.ExitStack() as around:
-        around.enter_context(in_close(lambda: capture("in close()")))
+        around.enter_context(at_close(lambda: capture("in close()")))
         if how == "fails":
             around.enter_context(pytest.raises(ValueError, match="half-way"))
         sent, read = run(kind, view, body, content_type, deadline=timeout and sentry.root)
@@ -262,7 +243,7 @@ def test_events_do_not_share_data(start, kind):
         sentry_sdk.capture_message("first")
         sentry_sdk.capture_message("second")
 
-    with in_close(capture):
+    with at_close(capture):
         run(kind, lambda request: [reads_form(request)], FORM)
     assert [seen["a"] for seen in data] == ["1", "1"]
 
@@ -349,7 +330,7 @@ def test_user(start, lifecycle, kind, asked, rate):
         queries.append(users.queries)
         yield b"x"
 
-    with in_close(lambda: sentry_sdk.capture_message("in close()")):
+    with at_close(lambda: sentry_sdk.capture_message("in close()")):
         run(kind, view)
     expected = int(asked == "by the view" or (lifecycle == "static" and rate == 1.0))
     assert users.queries == expected

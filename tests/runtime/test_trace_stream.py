@@ -673,7 +673,7 @@ def test_async_closed_while_it_waits(maybe):
     assert cleaned_up == [True]
 
 
-def test_keeps_no_cycle(maybe, traced):
+def test_keeps_no_cycle(maybe, no_collector, traced):
     """Errors and generators are free when they are done with, without the collector."""
 
     class Held(Exception):
@@ -684,22 +684,18 @@ def test_keeps_no_cycle(maybe, traced):
             yield 1
         yield 2
 
-    gc.disable()
-    try:
-        with maybe():
-            held, error = Held(), Held()
-            gone = weakref.ref(held), weakref.ref(error)
-            generator = traced(leaky)(held)
-            del held
-            send(generator)
-            assert throw(generator, error) == 2
-            del error
-            assert gone[1]() is None
-            close(generator)
-            del generator
-        assert gone[0]() is None
-    finally:
-        gc.enable()
+    with maybe():
+        held, error = Held(), Held()
+        gone = weakref.ref(held), weakref.ref(error)
+        generator = traced(leaky)(held)
+        del held
+        send(generator)
+        assert throw(generator, error) == 2
+        del error
+        assert gone[1]() is None
+        close(generator)
+        del generator
+    assert gone[0]() is None
 
 
 # -- the function --------------------------------------------------------------------

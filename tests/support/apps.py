@@ -4,11 +4,13 @@ Importing this configures Django. A test sets the one view that answers every pa
 """
 
 import asyncio
+import contextlib
 import functools
 import inspect
 
 import django
 from django.conf import settings
+from django.core.signals import request_finished
 from django.http import StreamingHttpResponse
 from django.urls import clear_url_caches, path
 
@@ -82,6 +84,20 @@ def _patterns(view):
 
 
 urlpatterns = _patterns(dispatch)
+
+@contextlib.contextmanager
+def at_close(function):
+    """Have something done in each response's ``close()``, when Django has let the request go."""
+
+    def finished(**kwargs):
+        function()
+
+    request_finished.connect(finished)
+    try:
+        yield
+    finally:
+        request_finished.disconnect(finished)
+
 
 # -- applications that stream ------------------------------------------------------------
 
