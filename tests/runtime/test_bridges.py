@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.test import Client
-from support.apps import serve
+from support.apps import plain, serve, stream
 from support.asgi import read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
@@ -21,15 +21,6 @@ from test_errors import log_in_server
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware
 from vendored_integration.wsgi import SentryWsgiMiddleware
-
-
-def plain(request):
-    return HttpResponse(b"ab")
-
-
-def stream(request):
-    return StreamingHttpResponse(iter([b"a", b"b"]))
-
 
 variable = contextvars.ContextVar("variable")
 

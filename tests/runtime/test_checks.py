@@ -218,6 +218,15 @@ def test_text_of_a_problem(project):
         (OURS, "W006", False),
         (GOOD.replace("**OPTIONS", "DSN").replace("first", "here"), "I001", False),
         ("OPTIONS['dsn'] = None\n" + GOOD.replace("first", "here"), "I002", False),
+        pytest.param(
+            "OPTIONS['_experiments'] = {'trace_lifecycle': 'stream'}\n"
+            + OURS
+            + "sentry_sdk.init(**OPTIONS, "
+            + "integrations=[DjangoIntegration(on_timeout='continue')])  # here\n",
+            "I003",
+            False,
+            marks=pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="no stream lifecycle"),
+        ),
     ],
 )
 def test_integration_and_options(project, settings, number, shown):
@@ -248,17 +257,6 @@ def test_initialised_by_the_application(project, interface):
     assert found["findings"] == []
     assert found["process"]["application"] == f"mysite.{interface}:application"
     assert found["process"]["inits"] == [project.line("# first", f"mysite/{interface}.py")]
-
-
-@pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="no stream lifecycle")
-def test_parts_in_the_stream_lifecycle(project):
-    project.settings(
-        "OPTIONS['_experiments'] = {'trace_lifecycle': 'stream'}\n"
-        + GOOD.replace("DjangoIntegration()", "DjangoIntegration(on_timeout='continue')")
-    )
-    found = project.report("--settings", "mysite.settings")
-    assert [finding["id"] for finding in found["findings"]] == ["vendored_integration.I003"]
-    assert found["process"]["trace_lifecycle"] == "stream"
 
 
 # -- the installation -------------------------------------------------------------------
@@ -381,10 +379,7 @@ def test_nothing_stops_a_command(project):
     assert project.run("manage.py", "check").returncode == 0
     done = project.run("manage.py", "check", "--fail-level", "WARNING", "--tag", "sentry")
     assert (done.returncode, "E005" in done.stderr) == (1, True)
-
-
-def test_silenced(project):
-    """By Django's own setting, in both places."""
+    # Django's own setting silences it, in both places.
     project.settings(
         "SILENCED_SYSTEM_CHECKS = ['vendored_integration.E005']\n"
         + BOTH % "DjangoIntegration(), Stock()"

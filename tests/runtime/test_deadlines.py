@@ -34,27 +34,6 @@ def test_different_timeouts(sentry):
     assert sentry.wait_for_roots(5)[-1].name.endswith("/late")
 
 
-def test_hooks_that_hang():
-    """Each takes a worker away; there are no more than three, and what is due waits."""
-    lines = run(
-        """
-        from vendored_integration import stats
-        go_on = threading.Event()
-        def hook(url):
-            go_on.wait(60)
-        sentry = init(DjangoIntegration(response_timeout=0.2), **when_sent(hook))
-        clients = [WsgiClient(app) for number in range(5)]
-        sentry.wait_for(lambda: (stats().pending_deadlines, stats().waiting_jobs) == (0, 2))
-        print(stats().threads)
-        go_on.set()
-        print({root.outcome for root in sentry.wait_for_roots(5)})
-        for client in clients:
-            client.close()
-        """
-    )
-    assert lines == ["4", "{'timed_out'}"]
-
-
 NO_THREADS = {
     "uwsgi": """
 import types

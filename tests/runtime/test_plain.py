@@ -12,7 +12,7 @@ import pytest
 import sentry_sdk
 from django.http import HttpResponse, HttpResponseNotModified
 from side_by_side import REQUESTS, WSGI_ONLY
-from support.apps import ASYNC_BODIES, serve, wsgi_app
+from support.apps import ASYNC_BODIES, plain, serve, wsgi_app
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration, StreamAwareDjangoIntegration, stats
@@ -67,10 +67,6 @@ def test_process_as_with_stock(side, lifecycle, interface, what):
 # -- finish_on -----------------------------------------------------------------------------
 
 
-def plain(request):
-    return HttpResponse(b"plain")
-
-
 def test_ends_when_the_application_returns(sentry):
     """By default. What comes later makes nothing of it, and there is nothing to wait for."""
     client = WsgiClient(serve(plain))
@@ -78,7 +74,7 @@ def test_ends_when_the_application_returns(sentry):
     assert (root.status, root.outcome) == ("ok", None)
     assert not [key for key in root.data if "stream." in key]
     assert (stats().open_responses, stats().pending_deadlines) == (0, 0)
-    assert client.read() == b"plain"
+    assert client.read() == b"ab"
     assert "django.core.cache.close_caches" not in sentry.root().names()
 
 

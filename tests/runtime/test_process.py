@@ -85,6 +85,7 @@ def test_process_exit_with_all_workers_busy():
     """Three hooks hang, no more threads are made: the rest is given up after shutdown_timeout."""
     lines = run(
         """
+        from vendored_integration import stats
         hung = threading.Semaphore(0)
         def hook(url):
             if url.endswith("/hang"):
@@ -102,10 +103,13 @@ def test_process_exit_with_all_workers_busy():
         for _ in hanging:
             assert hung.acquire(timeout=20)
         waiting = [WsgiClient(app) for _ in range(100)]
+        while not stats().waiting_jobs:
+            time.sleep(0.01)
+        print(stats().threads)
         """,
         timeout=30,
     )
-    assert lines == ["b'ab'", "flush 1"]
+    assert lines == ["b'ab'", "4", "flush 1"]
 
 
 # -- the clock ---------------------------------------------------------------------------

@@ -7,8 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.http import HttpResponse, StreamingHttpResponse
-from support.apps import WAYS, open_stream, serve, serve_asgi, streaming_app
+from support.apps import WAYS, open_stream, plain, serve, serve_asgi, stream, streaming_app
 from support.asgi import read
 from support.sdk import start_span
 from support.wsgi import WsgiClient
@@ -49,14 +48,6 @@ def failing():
     raise ValueError("no paper")
 
 
-def view(request):
-    return StreamingHttpResponse(body())
-
-
-def plain(request):
-    return HttpResponse("a")
-
-
 # -- how responses end ------------------------------------------------------------------
 
 
@@ -77,7 +68,7 @@ def test_streaming(sentry, seen, way):
 
 
 def test_dropped(sentry, seen):
-    client = WsgiClient(serve(view))
+    client = WsgiClient(serve(stream))
     client.drop()
     sentry.root()
     assert (seen.streaming, seen.plain) == ({"abandoned": 1}, {})
@@ -99,7 +90,7 @@ def test_timed_out(init, lifecycle, seen, way):
 def test_evicted(init, lifecycle, seen):
     """The oldest of them, whether streaming or not."""
     sentry = init(lifecycle, DjangoIntegration(max_open_responses=1, finish_on="close"))
-    clients = [WsgiClient(serve(each)) for each in (view, plain, view)]
+    clients = [WsgiClient(serve(each)) for each in (stream, plain, stream)]
     sentry.wait_for_roots(2)
     assert (seen.streaming, seen.plain) == ({"evicted": 1}, {"evicted": 1})
     assert (seen.open_responses, seen.left_open) == (1, 2)
@@ -159,7 +150,7 @@ def test_sdk_that_is_not_initialised(seen):
 
 
 def test_open_responses_and_their_deadlines(sentry, seen):
-    clients = [WsgiClient(serve(view)) for _ in range(3)]
+    clients = [WsgiClient(serve(stream)) for _ in range(3)]
     now = stats()
     assert seen.open_responses == seen.pending_deadlines == 3
     assert now.peak_open_responses >= now.open_responses
@@ -183,7 +174,7 @@ def test_shape():
 def test_many_threads_at_once(init, seen):
     """Every response is counted, whoever ends it, and no deadline is left."""
     sentry = init(integration=DjangoIntegration(max_open_responses=6, response_timeout=0.001))
-    app = serve(view)
+    app = serve(stream)
 
     def work(thread):
         for number in range(50):

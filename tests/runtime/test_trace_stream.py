@@ -720,31 +720,12 @@ def test_function_and_generator_describe_themselves_as_before(maybe, function):
             (function.__name__, function.__qualname__, function.__module__),
             (generator.__name__, generator.__qualname__),
             (inspect.isgenerator(generator), inspect.isasyncgen(generator)),
+            inspect.ismethod(type("Class", (), {"method": function})().method),
             [observe(function, *args) for args in ((), (1, 2))],
         )
 
     with maybe():
         assert describe(trace_stream(function)) == describe(function)
-
-
-class Methods:
-    @classmethod
-    @trace_stream
-    def of_class(cls, number):
-        yield cls, number
-
-    @contextlib.contextmanager
-    @trace_stream
-    def manager(self, number):
-        yield self, number
-
-
-def test_methods(maybe):
-    """Are bound as functions are, also by other decorators."""
-    methods = Methods()
-    with maybe(), methods.manager(2) as value:
-        assert value == (methods, 2)
-        assert values(methods.of_class(2)) == [(Methods, 2)]
 
 
 async def coroutine():

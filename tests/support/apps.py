@@ -11,7 +11,7 @@ import inspect
 import django
 from django.conf import settings
 from django.core.signals import request_finished
-from django.http import StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import clear_url_caches, path
 
 from .asgi import AsgiClient
@@ -84,6 +84,16 @@ def _patterns(view):
 
 
 urlpatterns = _patterns(dispatch)
+
+def plain(request):
+    """A view that does not stream."""
+    return HttpResponse(b"ab")
+
+
+def stream(request):
+    """A view that does."""
+    return StreamingHttpResponse(iter([b"a", b"b"]))
+
 
 @contextlib.contextmanager
 def at_close(function):

@@ -9,12 +9,12 @@ import time  # noqa: F401
 from pathlib import Path
 
 import sentry_sdk  # noqa: F401
-from django.http import StreamingHttpResponse
+from django.http import StreamingHttpResponse  # noqa: F401
 
 from sink import attributes
 from vendored_integration import DjangoIntegration  # noqa: F401
 
-from .apps import serve
+from .apps import serve, stream
 from .sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES, Received, start_sdk, start_span  # noqa: F401
 from .wsgi import WsgiClient  # noqa: F401
 
@@ -91,10 +91,6 @@ class Printing(Received):
 
     def flush(self, timeout, callback=None):
         print("flush")
-
-
-def stream(request):
-    return StreamingHttpResponse(iter([b"a", b"b"]))
 
 
 app = serve(stream)
