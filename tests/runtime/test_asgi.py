@@ -118,26 +118,6 @@ def test_plain_response(sentry):
         assert not [name for name in root.data if name.startswith("http.response.stream")]
 
 
-@pytest.mark.parametrize("django", [True, False])
-def test_failed_before_the_response(sentry, lifecycle, django):
-    """One event, an error status, no stream data. Django answers 500, and raises nothing."""
-
-    def view(request):
-        raise ValueError("at once")
-
-    async def app(scope, receive, send):
-        raise ValueError("at once")
-
-    connection = asyncio.run(read(serve_asgi(view) if django else SentryMiddleware(app)))
-    if django:
-        assert (connection.status, connection.error) == (500, None)
-    else:
-        assert isinstance(connection.error, ValueError)
-    root = sentry.root()
-    assert (root.status, root.outcome) == (status_of(lifecycle, "internal_error"), None)
-    sentry.one_error(root)
-
-
 # -- bodies ----------------------------------------------------------------------------
 
 
@@ -233,30 +213,24 @@ def test_nested(sentry, way, nest, outcome):
     assert (root.outcome, len(names)) == (outcome, 3)
 
 
-def test_asgi2(sentry):
-    """An application of two callables, which upstream's middleware serves, too."""
+@pytest.mark.parametrize("kind", ["asgi2", "by name"])
+def test_how_it_is_called(sentry, kind):
+    """An application of two callables, which upstream's middleware serves, too; by daphne."""
 
-    class App:
+    class TwoCallables:
         def __init__(self, scope):
             self.scope = scope
 
         async def __call__(self, receive, send):
             await plain_app(self.scope, receive, send)
 
-    served = SentryMiddleware(App)
-    connection = asyncio.run(read(lambda scope, *both: served(scope)(*both)))
-    assert (connection.error, connection.chunks) == (None, [b"a", b"bc", b"def"])
-    assert sentry.root().outcome == "completed"
+    async def called(scope, receive, send):
+        if kind == "asgi2":
+            await SentryMiddleware(TwoCallables)(scope)(receive, send)
+        else:
+            await SentryMiddleware(plain_app)(scope=scope, receive=receive, send=send)
 
-
-def test_called_by_name(sentry):
-    """daphne names the arguments."""
-    served = SentryMiddleware(plain_app)
-
-    async def by_name(*args):
-        await served(**dict(zip(("scope", "receive", "send"), args)))
-
-    assert asyncio.run(read(by_name)).chunks == [b"a", b"bc", b"def"]
+    assert asyncio.run(read(called)).chunks == [b"a", b"bc", b"def"]
     assert sentry.root().outcome == "completed"
 
 

@@ -221,7 +221,7 @@ def links(error):
 @pytest.mark.parametrize("cause", [{}, {"cause": None}, {"cause": KeyError("cause")}])
 @pytest.mark.parametrize("type", ["http", "websocket", "lifespan"])
 @pytest.mark.parametrize("middlewares", [1, 2])
-def test_chain_of_an_error(sentry, in_handler, cause, type, middlewares):
+def test_chain_of_an_error(sentry, lifecycle, in_handler, cause, type, middlewares):
     """Upstream raises ``from None``: the cause is lost to whoever is outside."""
     raised = []
 
@@ -238,6 +238,9 @@ def test_chain_of_an_error(sentry, in_handler, cause, type, middlewares):
         served = SentryMiddleware(served)
     error = asyncio.run(read(served, type=type)).error
     assert raised == [links(error)]
+    if type == "http":
+        root = sentry.root()
+        assert (root.status, root.outcome) == (status_of(lifecycle, "internal_error"), None)
     (event,) = sentry.errors()
     is_chained = cause.get("cause") or (in_handler and not cause)
     assert len(event["exception"]["values"]) == (2 if is_chained else 1)

@@ -78,14 +78,18 @@ def serve_body(function):
 def test_tasks_belong_where_they_are_submitted(sentry):
     """Their spans are children of the span that was active, and they see what was bound then.
 
+    What they report has the submitter's tags and trace.
+
     Also if that has ended when a task begins.
     """
 
     def task(name):
+        sentry_sdk.capture_message(name)
         with start_span(name):
             return name, get_contextvars().get("id"), variable.get()
 
     def step():
+        sentry_sdk.set_tag("step", "tagged")
         release = threading.Event()
         with ContextPreservingExecutor(max_workers=2) as executor:
             for _ in range(2):
@@ -105,6 +109,10 @@ def test_tasks_belong_where_they_are_submitted(sentry):
     for name in "submitted", "mapped 0", "mapped 1":
         assert root.parent_of(name) == "outer"
     assert root.parent_of("in root") is None
+    assert len(sentry.errors()) == 4
+    for event in sentry.errors():
+        assert event["contexts"]["trace"]["trace_id"] == root.trace_id
+        assert (event["tags"]["step"], event["transaction"]) == ("tagged", root.name)
 
 
 def test_tasks_that_start_at_the_same_time_have_the_same_parent(sentry, monkeypatch):
@@ -160,22 +168,6 @@ def test_parallel_tasks_do_not_adopt_each_others_spans(sentry, submit):
     assert [root.parent_of(name) for name in ("a", "b", "afterwards")] == [None, None, None]
     assert root.parent_of("in a") == "a"
     assert root.parent_of("in b") == "b"
-
-
-def test_event_of_a_task_belongs_to_the_request(sentry, executor):
-    """What a task reports has the submitter's tags and trace."""
-
-    def task():
-        sentry_sdk.capture_message("in a task")
-
-    def step():
-        sentry_sdk.set_tag("step", "tagged")
-        executor.submit(task).result(TIMEOUT)
-
-    serve_body(step)
-    event = sentry.one_error(sentry.root())
-    assert event["tags"]["step"] == "tagged"
-    assert event["transaction"] == sentry.root().name
 
 
 # -- what a task changes

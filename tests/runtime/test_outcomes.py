@@ -1,6 +1,5 @@
 """How a streaming response ended, as the ingest is told: WSGI and ASGI, Django and not."""
 
-import gc
 import threading
 import time
 
@@ -227,18 +226,6 @@ def test_evicted(init, lifecycle, way):
     assert [client.read() for client in clients] == [b"ab"] * 3
     outcomes = sorted(root.outcome for root in sentry.wait_for_roots(3))
     assert outcomes == ["completed", "completed", "evicted"]
-
-
-@pytest.mark.parametrize("way", WAYS[:2])
-def test_abandoned(opened, lifecycle, way):
-    """Dropped without close(): the garbage collector tells, not the deadline."""
-    sentry, client = opened(way, b"a", b"b")
-    client.take(1)
-    client.drop()
-    gc.collect()
-    root = sentry.root()
-    assert (root.outcome, root.status) == ("abandoned", status_of(lifecycle, "aborted"))
-    assert not sentry.errors()
 
 
 @pytest.mark.fault(

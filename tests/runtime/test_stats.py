@@ -67,13 +67,6 @@ def test_streaming(sentry, seen, way):
     assert (seen.plain, seen.open_responses) == ({}, 0)
 
 
-def test_dropped(sentry, seen):
-    client = WsgiClient(serve(stream))
-    client.drop()
-    sentry.root()
-    assert (seen.streaming, seen.plain) == ({"abandoned": 1}, {})
-
-
 @every_way
 def test_timed_out(init, lifecycle, seen, way):
     """Once, and as what it was first; open until the server closes it."""
