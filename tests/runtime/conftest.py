@@ -11,7 +11,7 @@ import pytest
 import sentry_sdk
 import support.apps  # noqa: F401  (configures Django)
 from structlog.contextvars import clear_contextvars
-from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, tear_down_profilers
+from support.sdk import LIFECYCLES, Received, Seen, assert_accepted, start_sdk, tear_down_profilers
 
 from vendored_integration import stats
 from vendored_integration.runtime.registry import registry
@@ -51,6 +51,12 @@ def init():
 def sentry(init, lifecycle):
     """What the SDK sends, in one lifecycle after the other."""
     return init(lifecycle)
+
+
+@pytest.fixture
+def seen():
+    gc.collect()  # what other tests have dropped
+    return Seen()
 
 
 @pytest.fixture

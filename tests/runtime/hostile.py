@@ -86,7 +86,7 @@ def play(plan, wrap=lambda app: app, at_call=lambda: None):
     variable.set("the server's")
     if plan["server"] == "wsgi":
         server = WsgiServer(world)
-        server.serve(django_wsgi(world, server) if plan["django"] else wrap(wsgi(world, server)))
+        server.serve(django_wsgi(world) if plan["django"] else wrap(wsgi(world, server)))
     else:
         app = django_asgi(world) if plan["django"] else wrap(asgi(world))
         asyncio.run(serve_one(world, app))
@@ -111,9 +111,8 @@ def changed(base, changes):
 class Steps:
     """What the steps of a body do, one after the other."""
 
-    def __init__(self, world, server=None):
+    def __init__(self, world):
         self.world = world
-        self.server = server
         self._steps = iter(world.plan["body"]["steps"])
 
     def __iter__(self):
@@ -126,10 +125,7 @@ class Steps:
             self.world.see("step", kind)
             if kind == "chunk":
                 return value
-            if kind == "raise":
-                raise self.world.error(value)
-            if self.server is not None:
-                self.server.close()
+            raise self.world.error(value)
         self.world.see("end")
         raise StopIteration
 
@@ -172,15 +168,15 @@ async def async_generator(steps):
         steps.world.raise_planned(steps.world.plan["body"]["at_end"])
 
 
-def make_body(world, server):
+def make_body(world):
     kind = world.plan["body"]["kind"]
     if kind == "file":
         return BytesIO(b"abc")
     if kind == "list":
         return [value for step, value in world.plan["body"]["steps"] if step == "chunk"]
     if kind == "generator":
-        return generator(Steps(world, server))
-    return {"iterator": Steps, "closable": Closable, "plain": Plain}[kind](world, server)
+        return generator(Steps(world))
+    return {"iterator": Steps, "closable": Closable, "plain": Plain}[kind](world)
 
 
 # -- WSGI ----------------------------------------------------------------------------------
@@ -253,19 +249,19 @@ def wsgi(world, server):
                 write = start_response(status, headers)
             write(b"written")
         world.raise_planned(world.plan["error"])
-        return make_body(world, server)
+        return make_body(world)
 
     return app
 
 
-def django_wsgi(world, server):
+def django_wsgi(world):
     """A view of Django."""
 
     def view(request):
         world.call(request.method)
         world.raise_planned(world.plan["error"])
         response = StreamingHttpResponse if world.plan["streaming"] else HttpResponse
-        return response(make_body(world, server))
+        return response(make_body(world))
 
     return serve(view)
 

@@ -144,11 +144,12 @@ def plan(server, django, **parts):
     return st.fixed_dictionaries({**known, **parts})
 
 
-WSGI_STEP = STEP | ODD_CHUNK | just(("close response", None))
 WSGI = {
     "request_data": just([]) | ENVIRON,
     "error": MAYBE_ERROR,
-    "body": body_of("generator", "list", "iterator", "closable", "plain", "file", step=WSGI_STEP),
+    "body": body_of(
+        "generator", "list", "iterator", "closable", "plain", "file", step=STEP | ODD_CHUNK
+    ),
     "steps": SERVER,
 }
 ASGI = {

@@ -52,15 +52,24 @@ def body_of(*chunks):
 
 
 @pytest.fixture
-def opened(init, lifecycle):
-    """Send a request to a new streaming application; return the ingest and the client."""
+def opened(init, lifecycle, seen):
+    """Send a request to a new streaming application; return the ingest and the client.
+
+    What arrives is counted by stats(), too: once, by its outcome.
+    """
+    received = []
 
     def opened(way, *chunks, path="/", request=(), sdk=(), status=200, headers=(), **options):
         sentry = init(lifecycle, DjangoIntegration(**options), **dict(sdk))
         app = streaming_app(way, body_of(*chunks), status=status, headers=headers, **options)
+        received.append(sentry)
         return sentry, open_stream(way, app, path, **dict(request))
 
-    return opened
+    yield opened
+    for sentry in received:
+        outcomes = [root.outcome for root in sentry.roots() if root.op == "http.server"]
+        assert not outcomes or seen.streaming == dict.fromkeys(outcomes, 1)
+        assert (seen.plain, seen.open_responses, seen.left_open) == ({}, 0, 0)
 
 
 @every_way
@@ -159,7 +168,7 @@ def test_cancelled(opened, lifecycle, way, how):
 
 
 @every_way
-def test_timed_out(opened, lifecycle, way):
+def test_timed_out(opened, seen, lifecycle, way):
     """At response_timeout the transaction is sent; the stream goes on, and tells nothing new."""
     sentry, client = opened(way, b"a", b"b", b"c", response_timeout=0.2)
     client.take(1)
@@ -167,6 +176,7 @@ def test_timed_out(opened, lifecycle, way):
     assert (root.outcome, root.status) == ("timed_out", status_of(lifecycle, "deadline_exceeded"))
     assert root.data["http.response.stream.chunks"] == 1
     assert root.duration >= 0.2
+    assert (seen.open_responses, seen.left_open) == (0, 1)
     assert client.read() == b"abc"
     again = sentry.root()
     assert (again.span_id, again.outcome) == (root.span_id, "timed_out")
@@ -248,7 +258,7 @@ def test_second_close_changes_nothing(opened, caplog):
 
 @every_way
 @pytest.mark.parametrize("rate", [0.0, None])
-def test_not_sampled(opened, way, rate):
+def test_not_sampled(opened, seen, way, rate):
     """Nothing is sent of the request, but its errors are, with its data."""
     sentry, client = opened(
         way, b"a", ValueError("seen"), path="/path", sdk={"traces_sample_rate": rate}
@@ -256,6 +266,7 @@ def test_not_sampled(opened, way, rate):
     with pytest.raises(ValueError, match="seen"):
         client.read()
     assert not sentry.roots()
+    assert seen.streaming == {"failed": 1}
     (event,) = sentry.errors()
     assert event["request"]["url"].endswith("/path")
 

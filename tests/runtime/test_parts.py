@@ -178,7 +178,7 @@ def test_deadlines(init):
     assert {part.status for part in found} == {"ok"}
 
 
-def test_span_limit(init):
+def test_span_limit(init, seen):
     """A part whenever the SDK would begin to drop spans, in one step of the body or many."""
     sentry = init(_experiments=FULL)
     stream = Stream()
@@ -189,6 +189,7 @@ def test_span_limit(init):
     found = parts_of(sentry)
     assert names(found) == numbered(35)
     assert [len(part.spans) for part in found] == [10, 10, 10, 5]
+    assert seen.streaming == {"continued": 3, "completed": 1}
     assert [part.data["http.response.stream.chunks"] for part in found] == [0, 0, 6, 11]
 
 
@@ -250,7 +251,7 @@ def test_drops_before_the_stream_are_told(init):
     ("outcome", "status"),
     [("cancelled", "cancelled"), ("abandoned", "aborted"), ("failed", "internal_error")],
 )
-def test_end_in_mid_stream(init, outcome, status):
+def test_end_in_mid_stream(init, seen, outcome, status):
     """That is the outcome of the last part alone; the event of an error belongs to that one."""
     sentry = init()
     stream = Stream("/path")
@@ -265,6 +266,7 @@ def test_end_in_mid_stream(init, outcome, status):
     first, last = parts_of(sentry)
     assert (first.status, last.status) == ("ok", status)
     assert last.outcome == outcome
+    assert seen.streaming == {"continued": 1, outcome: 1}
     assert (first.names(), last.names()) == (["first"], ["second"])
     assert len(sentry.errors()) == (outcome == "failed")
     for event in sentry.errors():

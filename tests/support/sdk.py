@@ -17,7 +17,7 @@ from sentry_sdk.transport import Transport
 import vendored_integration._vendor.django
 from sink import attributes
 from traces import traces
-from vendored_integration import DjangoIntegration
+from vendored_integration import DjangoIntegration, stats
 
 from .relay import complaints
 
@@ -219,6 +219,19 @@ class Received(Transport):
         (event,) = self.errors()
         assert event["contexts"]["trace"]["trace_id"] == root.trace_id
         return event
+
+
+class Seen:
+    """What has been counted since this was made."""
+
+    def __init__(self):
+        self._before = stats()
+
+    def __getattr__(self, name):
+        before, now = (getattr(numbers, name) for numbers in (self._before, stats()))
+        if isinstance(now, dict):
+            return {key: now[key] - before[key] for key in now if now[key] != before[key]}
+        return now - before
 
 
 def assert_accepted(event):
