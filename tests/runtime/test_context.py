@@ -15,7 +15,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.utils import timezone, translation
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars, get_contextvars
 from support.apps import (
     ASYNC_BODIES,
     DJANGO_LISTENS,
@@ -43,6 +43,11 @@ LOCALS_FOLLOW_CONTEXTS = tuple(map(int, asgiref.__version__.split("."))) >= (3, 
 def report():
     """What a body sees, as bytes."""
     return f"{get_contextvars().get('id', '-')} {request_id.get('-')};".encode()
+
+
+def traced_report():
+    with start_span("in the body"):
+        yield report()
 
 
 @contextlib.contextmanager
@@ -151,51 +156,41 @@ def test_scope_of_the_view_is_the_body_s(sentry):
     assert sentry.one_error(sentry.root())["tags"]["tenant"] == "A"
 
 
-def test_response_made_elsewhere_is_traced_in_its_request(sentry):
+def made_elsewhere(request):
     """A response that a bare thread has made, say, has no scopes of the request."""
-    made = []
-
-    def body():
-        with start_span("in the body"):
-            yield report()
 
     def make():
         request_id.set("thread")
-        made.append(StreamingHttpResponse(body()))
+        return StreamingHttpResponse(traced_report())
 
-    in_new_context(make)
-    assert WsgiClient(serve(lambda request: made[0])).read() == b"- thread;"
-    root = sentry.root()
-    assert root.parent_of("in the body") is None
-    assert root.outcome == "completed"
+    return in_new_context(make)
 
 
-def test_wrapped_streaming_content_runs_where_it_was_created(init):
-    """A middleware that replaces the content (gzip does) does not lose the context."""
-    init()
-
-    def view(request):
-        response = bound_response("A", lambda: iter(()))
-        response.streaming_content = (report() for _ in range(1))
-        return response
-
-    assert WsgiClient(serve(view)).read() == b"A A;"
+def content_replaced(request):
+    """By a middleware (gzip does that): the context is not lost."""
+    response = bound_response("A", lambda: iter(()))
+    response.streaming_content = traced_report()
+    return response
 
 
-def test_what_is_bound_later_is_seen(init):
+def bound_later(request):
     """By a middleware outside of the view, say."""
-    init()
-    outer = contextvars.ContextVar("outer", default="-")
-    inner = contextvars.ContextVar("inner", default="-")
+    bind_contextvars(id="before")
+    response = StreamingHttpResponse(traced_report())
+    bind_contextvars(id="later")
+    request_id.set("later")
+    return response
 
-    def view(request):
-        outer.set("before")
-        response = StreamingHttpResponse(f"{outer.get()} {inner.get()}" for _ in range(1))
-        inner.set("later")
-        outer.set("later")
-        return response
 
-    assert WsgiClient(serve(view)).read() == b"later later"
+@pytest.mark.parametrize(
+    ("view", "seen"),
+    [(made_elsewhere, b"- thread;"), (content_replaced, b"A A;"), (bound_later, b"later later;")],
+)
+def test_body_is_traced_in_its_request(sentry, view, seen):
+    """Whoever has made the response, and whatever has been bound since."""
+    assert in_new_context(lambda: WsgiClient(serve(view)).read()) == seen
+    root = sentry.root()
+    assert (root.outcome, root.parent_of("in the body")) == ("completed", None)
 
 
 def test_response_that_is_served_twice(init):

@@ -1,21 +1,17 @@
 """The middleware around an application that is not Django's."""
 
 import flask
-import pytest
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
 from vendored_integration.wsgi import SentryWsgiMiddleware
 
 
-@pytest.fixture
-def sentry(init, lifecycle):
-    """With the SDK's own integration for Flask, which is enabled by default."""
-    return init(lifecycle, auto_enabling_integrations=True)
+def test_flask(init, lifecycle):
+    """Flask's own request context and the trace are both there in the body.
 
-
-@pytest.fixture
-def app():
+    The SDK's own integration for Flask is enabled, as it is by default.
+    """
     app = flask.Flask(__name__)
 
     @app.get("/stream")
@@ -27,12 +23,9 @@ def app():
 
         return flask.Response(flask.stream_with_context(body()))
 
-    return SentryWsgiMiddleware(app)
-
-
-def test_stream(sentry, app):
-    """Flask's own request context and the trace are both there in the body."""
-    assert WsgiClient(app, "/stream").read() == b"/stream 0;/stream 1;/stream 2;"
+    sentry = init(lifecycle, auto_enabling_integrations=True)
+    client = WsgiClient(SentryWsgiMiddleware(app), "/stream")
+    assert client.read() == b"/stream 0;/stream 1;/stream 2;"
     root = sentry.root()
     assert {"chunk 0", "chunk 1", "chunk 2"} <= set(root.names())
     assert root.outcome == "completed"

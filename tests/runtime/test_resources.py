@@ -4,8 +4,7 @@ import threading
 
 import pytest
 from django.db import connection, connections
-from django.http import StreamingHttpResponse
-from support.apps import serve
+from support.apps import serve, stream
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration
@@ -40,7 +39,7 @@ def test_connection_of_a_hook_is_closed_as_others_are(init, on_disk, monkeypatch
         return event
 
     sentry = init(before_send_transaction=processor)
-    assert WsgiClient(serve(lambda request: StreamingHttpResponse([b"a"]))).read() == b"a"
+    assert WsgiClient(serve(stream)).read() == b"ab"
     sentry.root()
     assert seen == [True]
     assert (connection.connection is not None) == (age > 0)
@@ -59,7 +58,7 @@ def test_connection_of_a_worker_is_closed(init, on_disk):
     sentry = init(
         integration=DjangoIntegration(response_timeout=0.05), before_send_transaction=processor
     )
-    client = WsgiClient(serve(lambda request: StreamingHttpResponse([b"a", b"b"])))
+    client = WsgiClient(serve(stream))
     client.take()
     assert sentry.root().outcome == "timed_out"
     client.close()
