@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
 )
 from support.apps import streaming_app
-from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, start_span
+from support.sdk import LIFECYCLES, Received, assert_accepted, start_sdk, start_span, status_of
 from support.wsgi import WsgiClient
 
 from vendored_integration import DjangoIntegration
@@ -231,10 +231,7 @@ class ResponseMachine(RuleBasedStateMachine):
         assert {root.outcome for root in continued} <= {"continued"}
         assert root.outcome == self.ended
         assert root.data["http.response.stream.chunks"] == self.chunks_at_end
-        status = STATUS[self.ended]
-        if self.lifecycle == "stream":
-            status = "error" if self.ended == "failed" else "ok"
-        assert root.status == status
+        assert root.status == status_of(self.lifecycle, STATUS[self.ended])
         if self.lifecycle == "static":
             names = [name for sent in (*continued, root) for name in sent.names()]
             made = [name for name in names if name.startswith("span ")]

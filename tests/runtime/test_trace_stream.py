@@ -29,10 +29,6 @@ from support.sdk import (
 
 from vendored_integration import trace_stream
 
-needs_stream_lifecycle = pytest.mark.skipif(
-    not HAS_STREAM_LIFECYCLE, reason="a span of the static lifecycle is sent with its transaction"
-)
-
 
 def transaction():
     """Start what all else is a child of, in the lifecycle that the SDK is initialised with."""
@@ -455,7 +451,9 @@ def test_async_is_closed_by_its_loop(sentry, lifecycle, way):
     assert parents(sentry) == {"body": None, "clean up": "body"}
 
 
-@needs_stream_lifecycle
+@pytest.mark.skipif(
+    not HAS_STREAM_LIFECYCLE, reason="a span of the static lifecycle is sent with its transaction"
+)
 @pytest.mark.parametrize("cycle", [False, True])
 def test_ended_elsewhere(init, traced, cycle):
     """The span is of the request that it has begun in. The collector runs no hook of the user's.

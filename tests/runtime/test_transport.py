@@ -13,7 +13,7 @@ import pytest
 import sentry_sdk
 import urllib3
 from support.program import run
-from support.sdk import HAS_STREAM_LIFECYCLE
+from support.sdk import HAS_STREAM_LIFECYCLE, messages
 
 from sink import EnvelopeSink, Reply
 from vendored_integration import DjangoIntegration, bounded_transport
@@ -75,13 +75,6 @@ def stalled_sink():
             yield sink, let_go.set
         finally:
             let_go.set()
-
-
-def messages(sink):
-    return [
-        event["logentry"]["message"] if "logentry" in event else event["message"]
-        for event in sink.errors()
-    ]
 
 
 def capture(number, name="message"):

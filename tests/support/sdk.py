@@ -120,6 +120,16 @@ def status_of(lifecycle, status):
     return "error" if status in ("internal_error", "not_found") else "ok"
 
 
+def messages(sink):
+    """What each error event says: the last exception's value, or the message."""
+    return [
+        event["exception"]["values"][-1]["value"]
+        if "exception" in event
+        else event.get("message") or event["logentry"]["message"]
+        for event in sink.errors()
+    ]
+
+
 class Received(Transport):
     """A transport that keeps what it is given, as an ingest would receive it."""
 
@@ -169,13 +179,7 @@ class Received(Transport):
         return self.transactions() + [span for span in spans if span["is_segment"]]
 
     def messages(self):
-        """What each error event says: the last exception's value, or the message."""
-        return [
-            event["exception"]["values"][-1]["value"]
-            if "exception" in event
-            else event.get("message") or event["logentry"]["message"]
-            for event in self.errors()
-        ]
+        return messages(self)
 
     def sessions(self):
         return self.items("session", "sessions")
