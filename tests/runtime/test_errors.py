@@ -10,6 +10,7 @@ import weakref
 import django
 import pytest
 import sentry_sdk
+from django.core.exceptions import RequestAborted
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from support.apps import ASGI_WAYS, ASYNC_BODIES, DJANGO_WAYS, WAYS, open_stream, streaming_app
 from support.asgi import HANG_UPS, Connection, make_scope, read
@@ -24,11 +25,11 @@ every_way = pytest.mark.parametrize("way", WAYS)
 log = logging.getLogger("app")
 
 
-def log_in_server(error):
+def log_in_server(error, logger="server"):
     """Log an error as a server does: in a context and a thread that have not seen the request."""
     thread = threading.Thread(
         target=contextvars.Context().run,
-        args=(logging.getLogger("server").error, "Exception in application"),
+        args=(logging.getLogger(logger).error, "Exception in application"),
         kwargs={"exc_info": error},
     )
     thread.start()
@@ -143,15 +144,26 @@ def test_error_that_the_server_logs(init, lifecycle, fails_in, streaming, finish
         assert {root.status for root in roots} <= {status_of(lifecycle, "internal_error")}
 
 
-def test_errors_that_are_not_ours_are_logged(sentry):
-    """What has not come out of the application, and what is logged as a text."""
+@pytest.mark.parametrize(
+    ("logger", "error", "events"),
+    [
+        ("server", BrokenPipeError("the client has gone"), 1),
+        ("server", None, 1),
+        ("asyncio", asyncio.CancelledError(), 0),
+        ("asyncio", RequestAborted(), 0),
+        ("asyncio", ValueError("a failing task"), 1),
+        ("app", asyncio.CancelledError(), 1),
+        ("app", RequestAborted(), 1),
+    ],
+)
+def test_what_has_not_come_out_of_the_application(sentry, logger, error, events):
+    """If it is logged it is an event, but for hang-ups that nobody was left to catch.
+
+    Django's task that listens to the client is left behind when its request is cancelled.
+    """
     WsgiClient(streaming_app("wsgi-django", lambda: iter([b"a"]))).read()
-    try:
-        raise BrokenPipeError("the client has gone")
-    except BrokenPipeError as error:
-        log_in_server(error)
-    log_in_server(None)
-    assert len(sentry.errors()) == 2
+    log_in_server(error, logger)
+    assert len(sentry.errors()) == events
 
 
 @pytest.mark.skipif(

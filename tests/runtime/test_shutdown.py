@@ -1,11 +1,9 @@
 """An ASGI server shuts down with streams open: what the ingest has been sent by then."""
 
 import asyncio
-import logging
 import threading
 
 import pytest
-from django.core.exceptions import RequestAborted
 from support.apps import ASGI_WAYS, as_async, asgi_app, streaming_app
 from support.asgi import Connection, read
 from support.program import run
@@ -211,25 +209,6 @@ def test_an_application_that_returns_at_once(sentry):
     said = asyncio.run(start_and_shut_down(flush_at_shutdown(app)))
     assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert asyncio.run(read(flush_at_shutdown(app))).chunks == [b"a", b"b"]
-
-
-@pytest.mark.parametrize(
-    ("logger", "error", "events"),
-    [
-        ("asyncio", asyncio.CancelledError(), 0),
-        ("asyncio", RequestAborted(), 0),
-        ("asyncio", ValueError("a failing task"), 1),
-        ("app", asyncio.CancelledError(), 1),
-        ("app", RequestAborted(), 1),
-    ],
-)
-def test_hang_ups_that_asyncio_logs(sentry, logger, error, events):
-    """Nobody was left to catch them, and they are no errors; what others log is their decision.
-
-    Django's task that listens to the client is left behind when its request is cancelled.
-    """
-    logging.getLogger(logger).error("Task exception was never retrieved", exc_info=error)
-    assert len(sentry.errors()) == events
 
 
 @pytest.mark.parametrize(
