@@ -279,9 +279,12 @@ def test_wrong_sdk(project):
         assert last.startswith("problem: this build is for sentry-sdk ")
         assert '"vendored-integration==2.0.99.*"' in last
         assert (done.returncode, done.stderr) == (1, "")
-    done = project.run("manage.py", "check")
-    last = done.stderr.strip().splitlines()[-1]
+    # The package itself cannot be imported.
+    last = project.run("manage.py", "check").stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "but sentry-sdk 2.0.99 is installed" in last
     assert '"vendored-integration==2.0.99.*"' in last
+    assert "SENTRY_SDK_VERSION=2.0.99 pip install ." in last
 
 
 def test_changed_file(project):
