@@ -75,73 +75,54 @@ class Input(Body):
 
 # -- the views -----------------------------------------------------------------------------
 
-VIEWS = {}
 
-
-def view(function):
-    VIEWS[function.__name__] = function
-    return function
-
-
-@view
 def plain(request):
     sentry_sdk.set_tag("by", "the view")
     return HttpResponse("ok")
 
 
-@view
 def json_response(request):
     return JsonResponse({"data": json.loads(request.body)})
 
 
-@view
 def form(request):
     return HttpResponse(request.POST["a"])
 
 
-@view
 def upload(request):
     return HttpResponse(request.FILES["f"].read())
 
 
-@view
 def part(request):
     return HttpResponse(request.read(3))
 
 
-@view
 def user(request):
     return HttpResponse(request.user.username)
 
 
-@view
 def not_modified(request):
     return HttpResponseNotModified()
 
 
-@view
 def redirect(request):
     return HttpResponseRedirect("/plain")
 
 
-@view
 def raises(request):
     raise ValueError("in the view")
 
 
-@view
 def exits(request):
     raise SystemExit(3)
 
 
-@view
 def reports(request):
     sentry_sdk.add_breadcrumb(message="seen")
     logging.getLogger("app").error("in the view")
     return HttpResponse("ok", status=503)
 
 
-@view
 def sets_a_variable(request):
     token = token_of.set("the view's")
     response = HttpResponse("ok")
@@ -153,7 +134,8 @@ async def async_view(request):
     return HttpResponse("ok")
 
 
-VIEWS["async_view"] = async_view
+VIEWS = [plain, json_response, form, upload, part, user, not_modified, redirect, raises, exits]
+VIEWS += [reports, sets_a_variable, async_view]
 
 #: Name -> what is not as the name says, and as in other requests.
 REQUESTS = {
@@ -385,7 +367,7 @@ def main(who, lifecycle, interface):
     json.dump(told, sys.stdout)
 
 
-urlpatterns = [path(name, function) for name, function in VIEWS.items()]
+urlpatterns = [path(view.__name__, view) for view in VIEWS]
 
 if __name__ == "__main__":
     sys.modules["side_by_side"] = sys.modules["__main__"]

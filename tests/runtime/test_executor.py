@@ -11,9 +11,8 @@ from contextlib import nullcontext
 import pytest
 import sentry_sdk
 import structlog
-from django.http import StreamingHttpResponse
 from structlog.contextvars import bound_contextvars, get_contextvars
-from support.apps import serve
+from support.apps import streaming_app
 from support.sdk import start_span
 from support.wsgi import WsgiClient
 
@@ -68,8 +67,7 @@ def serve_body(function):
         function()
         yield b"done"
 
-    client = WsgiClient(serve(lambda request: StreamingHttpResponse(body())))
-    assert client.read() == b"done"
+    assert WsgiClient(streaming_app("wsgi-django", body)).read() == b"done"
 
 
 # -- the submitter's context

@@ -85,6 +85,7 @@ def _patterns(view):
 
 urlpatterns = _patterns(dispatch)
 
+
 def plain(request):
     """A view that does not stream."""
     return HttpResponse(b"ab")
