@@ -25,21 +25,6 @@ MAKERS = [
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"response_timeout": None},
-        {"response_timeout": 1e9},
-        {"response_timeout": 0.5, "max_open_responses": 1},
-    ],
-)
-def test_accepted(make, options):
-    """All documented values are accepted."""
-    make(**options)
-
-
-@pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize(
     ("options", "error", "names"),
     [
         ({"response_timeout": 0}, ValueError, "response_timeout"),

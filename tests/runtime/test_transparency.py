@@ -9,16 +9,11 @@ from wsgiref.util import FileWrapper
 
 import pytest
 from django.http import FileResponse
-from support.apps import serve, wsgi_app
+from support.apps import serve, streaming_app
 from support.sdk import start_span
 from support.wsgi import WsgiClient, make_environ
 
 from vendored_integration.wsgi import SentryWsgiMiddleware
-
-
-def returning(response):
-    """A traced application that returns this object."""
-    return SentryWsgiMiddleware(wsgi_app(lambda: response))
 
 
 def test_traceback_of_the_body_s_error(init):
@@ -29,7 +24,7 @@ def test_traceback_of_the_body_s_error(init):
         yield b"a"
         raise ValueError("x")
 
-    client = WsgiClient(returning(body()))
+    client = WsgiClient(streaming_app("wsgi-plain", body))
     with pytest.raises(ValueError, match="x") as caught:
         client.read()
     frames = traceback.extract_tb(caught.value.__traceback__)
@@ -42,7 +37,7 @@ def test_traceback_of_the_body_s_error(init):
 def test_iterations_are_counted_together(init):
     """A middleware that takes the first chunk and leaves the rest to the server."""
     sentry = init()
-    client = WsgiClient(returning(iter([b"a", b"bc", b"def"])))
+    client = WsgiClient(streaming_app("wsgi-plain", lambda: iter([b"a", b"bc", b"def"])))
     assert next(iter(client.response)) == b"a"
     assert client.read() == b"bcdef"
     root = sentry.root()
@@ -54,7 +49,8 @@ def test_iterations_are_counted_together(init):
 def test_iterating_without_keeping_the_response(init):
     """``for chunk in app(...)`` drops the response; Werkzeug's client calls iter() once more."""
     sentry = init()
-    iterator = iter(returning(iter([b"a", b"b"]))(make_environ(), lambda *args: None))
+    app = streaming_app("wsgi-plain", lambda: iter([b"a", b"b"]))
+    iterator = iter(app(make_environ(), lambda *args: None))
     assert next(iterator) == b"a"
     assert list(iter(iterator)) == [b"b"]
     del iterator
