@@ -14,9 +14,8 @@ from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.test import Client
 from support.apps import plain, serve, stream
 from support.asgi import read
-from support.sdk import start_span
+from support.sdk import log_in_server, start_span
 from support.wsgi import WsgiClient
-from test_errors import log_in_server
 
 from vendored_integration import DjangoIntegration
 from vendored_integration.asgi import SentryMiddleware

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import threading
 import weakref
 
 import django
@@ -14,7 +13,7 @@ from django.core.exceptions import RequestAborted
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from support.apps import ASGI_WAYS, ASYNC_BODIES, DJANGO_WAYS, WAYS, open_stream, streaming_app
 from support.asgi import HANG_UPS, Connection, make_scope, read
-from support.sdk import HAS_STATIC_LIFECYCLE, start_span, status_of
+from support.sdk import HAS_STATIC_LIFECYCLE, log_in_server, start_span, status_of
 from support.wsgi import WsgiClient
 
 from vendored_integration import stats
@@ -23,17 +22,6 @@ from vendored_integration.wsgi import SentryWsgiMiddleware
 
 every_way = pytest.mark.parametrize("way", WAYS)
 log = logging.getLogger("app")
-
-
-def log_in_server(error, logger="server"):
-    """Log an error as a server does: in a context and a thread that have not seen the request."""
-    thread = threading.Thread(
-        target=contextvars.Context().run,
-        args=(logging.getLogger(logger).error, "Exception in application"),
-        kwargs={"exc_info": error},
-    )
-    thread.start()
-    thread.join()
 
 
 def failing(how="silent"):

@@ -19,9 +19,8 @@ from support.apps import (
     streaming_app,
 )
 from support.asgi import HANG_UPS
-from support.sdk import TRACE_HEAD, start_span, status_of
+from support.sdk import TRACE_HEAD, log_in_server, start_span, status_of
 from support.wsgi import WsgiClient
-from test_errors import log_in_server
 
 from vendored_integration import DjangoIntegration
 

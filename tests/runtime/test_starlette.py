@@ -6,14 +6,13 @@ their own, within ours, which reports errors and gives names.
 
 import asyncio
 import itertools
-import logging
 from pathlib import Path
 
 import pytest
 import sentry_sdk
 from support.apps import as_async
-from support.asgi import HANG_UPS, Connection, read
-from support.sdk import HAS_STATIC_LIFECYCLE, start_span, status_of
+from support.asgi import HANG_UPS, Connection, hang_up_after, read
+from support.sdk import HAS_STATIC_LIFECYCLE, log_in_server, start_span, status_of
 
 from vendored_integration.asgi import SentryMiddleware
 
@@ -187,12 +186,6 @@ def application(middleware=()):
     return SentryMiddleware(Starlette(routes=routes + mounts, middleware=list(middleware)))
 
 
-def logged(connection):
-    """What a server does with an error of the application."""
-    error = connection.error
-    logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
-
-
 # -- the tests -------------------------------------------------------------------------
 
 
@@ -281,7 +274,7 @@ def test_errors(sentry, lifecycle, together, middleware, path, message, chunks, 
         assert len(connection.chunks) == chunks
     if outcome == "failed" and not together:  # the SDK's middleware cuts it off
         assert str(connection.error.__cause__) == "cause"
-    logged(connection)
+    log_in_server(connection.error)
     root = sentry.root()
     sentry.one_error(root)
     assert sentry.messages() == [message]
@@ -292,19 +285,12 @@ def test_errors(sentry, lifecycle, together, middleware, path, message, chunks, 
 @pytest.mark.parametrize("how", HANG_UPS)
 def test_hang_up(sentry, lifecycle, middleware, how):
     """`cancelled`, and no event: Starlette makes a ClientDisconnect of the server's OSError."""
-
-    async def main():
-        # Starlette listens to the client only of servers that do not raise.
-        asgi = {"version": "3.0", "spec_version": "2.3" if how == "message" else "2.4"}
-        connection = Connection(application(middleware), "/endless", asgi=asgi)
-        await connection.sent(2)
-        await connection.hang_up(how)
-        connection.error = await connection.end()
-        return connection
-
-    connection = asyncio.run(main())
-    if connection.error is not None and how == "error":
-        logged(connection)
+    # Starlette listens to the client only of servers that do not raise.
+    asgi = {"version": "3.0", "spec_version": "2.3" if how == "message" else "2.4"}
+    leaving = hang_up_after(application(middleware), 2, how, path="/endless", asgi=asgi)
+    error = asyncio.run(leaving)
+    if error is not None and how == "error":
+        log_in_server(error)
     # (Starlette leaves the generator to the garbage collector, which knows of no request)
     (root,) = (root for root in sentry.roots() if root.op == "http.server")
     assert root.outcome == "cancelled"
@@ -331,7 +317,7 @@ def test_websocket(sentry, lifecycle, how):
         return connection
 
     connection = asyncio.run(talk_to(application()))
-    logged(connection)
+    log_in_server(connection.error)
     root = sentry.root()
     name = f"{HERE}.talk" if HAS_STATIC_LIFECYCLE else "/talk"
     assert (root.op, root.name, root.outcome) == ("websocket.server", name, None)

@@ -1,5 +1,6 @@
 """The Sentry SDK in a test, and the ingest that keeps what it sends."""
 
+import contextvars
 import inspect
 import json
 import logging
@@ -223,6 +224,17 @@ class Received(Transport):
         (event,) = self.errors()
         assert event["contexts"]["trace"]["trace_id"] == root.trace_id
         return event
+
+
+def log_in_server(error, logger="server"):
+    """Log an error as a server does: in a context and a thread that have not seen the request."""
+    thread = threading.Thread(
+        target=contextvars.Context().run,
+        args=(logging.getLogger(logger).error, "Exception in application"),
+        kwargs={"exc_info": error},
+    )
+    thread.start()
+    thread.join()
 
 
 class Seen:
