@@ -4,7 +4,7 @@ import os
 
 import pytest
 from support.program import run  # other tests import it from here, too
-from support.sdk import HAS_STATIC_LIFECYCLE, HAS_STREAM_LIFECYCLE, LIFECYCLES
+from support.sdk import HAS_STATIC_LIFECYCLE, LIFECYCLES
 
 
 def test_threads_keep_nothing_alive():
@@ -114,9 +114,20 @@ def test_process_exit_with_all_workers_busy():
 
 # -- the clock ---------------------------------------------------------------------------
 
-CLOCK = """
-import datetime as module, gc
-from vendored_integration import trace_stream
+
+@pytest.mark.fault(
+    "the clock is set back, and forward, by a day",
+    client="the whole response",
+    log="nothing",
+    sink="deadlines and durations as if it had not been",
+)
+@pytest.mark.parametrize("days", [-1, 1])
+def test_clock_is_set(days):
+    """Deadlines and durations go by the monotonic clock, whatever is done to the time of day."""
+    lines = run(
+        f"""
+import datetime as module
+from support.apps import streaming_app
 real = module.datetime
 class Kind(type):
     def __instancecheck__(cls, instance):
@@ -131,22 +142,6 @@ for name, loaded in list(sys.modules.items()):
         loaded.datetime = Clock
 real_time = time.time
 time.time = lambda: real_time() + Clock.ahead.total_seconds()
-"""
-
-
-@pytest.mark.fault(
-    "the clock is set back, and forward, by a day",
-    client="the whole response",
-    log="nothing",
-    sink="deadlines and durations as if it had not been",
-)
-@pytest.mark.parametrize("days", [-1, 1])
-def test_clock_is_set(days):
-    """Deadlines and durations go by the monotonic clock, whatever is done to the time of day."""
-    lines = run(
-        CLOCK
-        + f"""
-from support.apps import streaming_app
 sentry = init()
 def served(timeout):
     return WsgiClient(streaming_app("wsgi-plain", lambda: iter([b"a", b"b"]), response_timeout=timeout))
@@ -159,31 +154,6 @@ print([root.outcome for root in roots], [0 <= root.duration < 3600 for root in r
 """
     )
     assert lines == ["timed_out b'ab'", "['timed_out', 'completed'] [True, True]"]
-
-
-@pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="needs the stream lifecycle")
-def test_clock_is_set_back_while_a_generator_is_traced():
-    """The span of one that is dropped does not end before it has started."""
-    lines = run(
-        CLOCK
-        + """
-sentry = init(lifecycle="stream")
-@trace_stream(name="dropped")
-def numbers():
-    yield 1
-with sentry_sdk.traces.start_span(name="root"):
-    generator = numbers()
-    next(generator)
-    Clock.ahead = module.timedelta(days=-1)
-    del generator
-    gc.collect()
-def ended():
-    return [span for span in sentry.spans() if span["name"] == "dropped"]
-sentry.wait_for(ended)
-print(0 <= ended()[0]["end_timestamp"] - ended()[0]["start_timestamp"] < 3600)
-"""
-    )
-    assert lines == ["True"]
 
 
 # -- hooks -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
@@ -493,6 +494,26 @@ def test_ended_elsewhere(init, traced, cycle):
     assert threads["numbers"] == threading.get_ident()
     assert threads["failing"] != threading.get_ident()
     assert threads["last"] != threading.get_ident()
+
+
+@pytest.mark.skipif(not HAS_STREAM_LIFECYCLE, reason="needs the stream lifecycle")
+def test_clock_is_set_back(init, monkeypatch):
+    """The span of a generator that is dropped does not end before it has started."""
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=1)
+
+    sentry = init("stream")
+    with transaction():
+        generators = [trace_stream(name="dropped")(numbers)()]
+        with monkeypatch.context() as patched:
+            patched.setattr(sentry_sdk.traces, "datetime", Tomorrow)
+            send(generators[0])
+        drop(generators)
+        wait_for_dropped(sentry, "stream", "dropped")
+    assert 0 <= sentry.root().named("dropped").duration < 3600
 
 
 @pytest.mark.skipif(
