@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Dict, List, Optional, Set
 
-from sink import EnvelopeSink, attributes
+from sink import attributes
 
 Json = Dict[str, Any]
 
@@ -65,8 +65,11 @@ class Trace(Span):
         return None if parent_id == self.span_id else by_id[parent_id or ""]
 
 
-def traces(sink: EnvelopeSink) -> List[Trace]:
-    """All that have arrived; of the stream lifecycle those whose segment span has."""
+def traces(sink: Any) -> List[Trace]:
+    """All that have arrived; of the stream lifecycle those whose segment span has.
+
+    :param sink: a :class:`sink.EnvelopeSink`, or another one with its `spans` and `transactions`.
+    """
     spans = sink.spans()
     return [_of_transaction(event) for event in sink.transactions()] + [
         _of_segment(span, spans) for span in spans if span.get("is_segment")

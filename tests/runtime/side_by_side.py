@@ -101,6 +101,12 @@ def user(request):
     return HttpResponse(request.user.username)
 
 
+def parsed_data(request):
+    """As Django REST framework, and middleware that parses bodies: also where there is none."""
+    request.data = {}
+    return HttpResponse("ok")
+
+
 def not_modified(request):
     return HttpResponseNotModified()
 
@@ -135,7 +141,7 @@ async def async_view(request):
 
 
 VIEWS = [plain, json_response, form, upload, part, user, not_modified, redirect, raises, exits]
-VIEWS += [reports, sets_a_variable, async_view]
+VIEWS += [reports, sets_a_variable, parsed_data, async_view]
 
 #: Name -> what is not as the name says, and as in other requests.
 REQUESTS = {
@@ -143,6 +149,7 @@ REQUESTS = {
     "head": {"path": "plain", "method": "HEAD"},
     "404": {"path": "no-such-path"},
     "not_modified": {},
+    "parsed_data": {},
     "redirect": {},
     "raises": {},
     "exits": {},

@@ -205,13 +205,16 @@ def test_what_a_task_sets_stays_in_it(sentry, submit):
 
 def test_task_with_a_context_of_its_own(sentry, executor):
     """`submit(context.run, ...)` runs in that very context, which keeps what is set in it."""
-    context = contextvars.copy_context()
+    with sentry_sdk.isolation_scope() as isolation_scope:
+        isolation_scope.set_tag("of", "the context")
+        context = contextvars.copy_context()
     context.run(variable.set, "given")
     scope = context.run(sentry_sdk.Scope.get_current_scope)
 
     def task(value):
         seen = variable.get()
         variable.set(value)
+        sentry_sdk.capture_message(value)
         return seen
 
     assert executor.submit(context.run, task, "first").result(TIMEOUT) == "given"
@@ -219,6 +222,7 @@ def test_task_with_a_context_of_its_own(sentry, executor):
     assert executor.submit(with_partial, value="second").result(TIMEOUT) == "first"
     assert context[variable] == "second"
     assert context.run(sentry_sdk.Scope.get_current_scope) is scope
+    assert [event["tags"]["of"] for event in sentry.errors()] == ["the context"] * 2
 
 
 # -- as in the standard library

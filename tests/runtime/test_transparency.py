@@ -60,11 +60,12 @@ def test_iterating_without_keeping_the_response(init):
 # -- files -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
+@pytest.mark.parametrize("server", ["gunicorn", "waitress", "uwsgi"])
 def test_file_wrapper_is_the_server_s_own(sentry, tmp_path, server):
     """gunicorn, waitress and wsgiref look for their class; the transaction ends at close.
 
-    uWSGI's wrapper is a function that returns the file, and it compares identities.
+    waitress has the file by another name. uWSGI's wrapper is a function that returns the
+    file, and it compares identities.
     """
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1000)
@@ -76,13 +77,24 @@ def test_file_wrapper_is_the_server_s_own(sentry, tmp_path, server):
             super().__init__(*args)
             wrapped.append(self)
 
+    class Buffer:
+        def __init__(self, file, block_size=8192):
+            self.file = file
+            wrapped.append(self)
+
+        def __iter__(self):
+            return iter([self.file.read()])
+
+        def close(self):
+            self.file.close()
+
     def wrapper(file, block_size=8192):
         wrapped.append(file)
         return file
 
+    wrappers = {"gunicorn": Wrapper, "waitress": Buffer, "uwsgi": wrapper}
     client = WsgiClient(
-        serve(lambda request: FileResponse(file)),
-        **{"wsgi.file_wrapper": Wrapper if server == "gunicorn" else wrapper},
+        serve(lambda request: FileResponse(file)), **{"wsgi.file_wrapper": wrappers[server]}
     )
     assert [client.response] == wrapped
     assert not sentry.roots()

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+from typing import Any
 
 import django
 from django.conf import settings
@@ -43,7 +44,7 @@ ASGI_WAYS = [way for way in WAYS if "asgi" in way]
 
 # -- Django ----------------------------------------------------------------------------
 
-_view = None
+_view: Any = None
 
 
 def serve(view):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 #: How a server tells an application that the client has gone.
 HANG_UPS = ("message", "cancel", "error")
@@ -48,12 +49,14 @@ class Connection:
         if body:
             scope["headers"].append((b"content-length", b"%d" % len(body)))
         self.messages = []
-        self._incoming = asyncio.Queue()
+        self._incoming: "asyncio.Queue[Any]" = asyncio.Queue()
         first = first or _FIRST[scope["type"]]
         self.deliver({**first, "body": body} if body else first)
         self._changed = asyncio.Condition()
         self._wanted = 0 if slow else float("inf")
         self._has_gone = False
+        #: What :func:`read` has found the application to raise.
+        self.error: Any = None
         self.task = asyncio.ensure_future(app(scope, self._incoming.get, self._send))
 
     async def _send(self, message):
@@ -120,16 +123,16 @@ class Connection:
         return asyncio.CancelledError() if self.task.cancelled() else self.task.exception()
 
 
-async def read(app, path="/", **connection):
+async def read(app, path="/", **arguments):
     """Serve one request to its end, whatever that is."""
-    connection = Connection(app, path, **connection)
+    connection = Connection(app, path, **arguments)
     connection.error = await connection.end()
     return connection
 
 
-async def hang_up_after(app, chunks, how="error", **connection):
+async def hang_up_after(app, chunks, how="error", **arguments):
     """Serve a request whose client goes after so many chunks; return its error, or None."""
-    connection = Connection(app, **connection)
+    connection = Connection(app, **arguments)
     await connection.sent(chunks)
     await connection.hang_up(how)
     return await connection.end()

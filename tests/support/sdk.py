@@ -25,7 +25,7 @@ from .relay import complaints
 try:
     from sentry_sdk.tracing import Span
 except ImportError:  # from 3.0 on there is only the stream lifecycle
-    Span = None
+    Span = None  # type: ignore[assignment,misc]
 
 HAS_STATIC_LIFECYCLE = Span is not None
 # Releases have it before their Django integration has.
@@ -35,7 +35,11 @@ HAS_STREAM_LIFECYCLE = not HAS_STATIC_LIFECYCLE or hasattr(
 LIFECYCLES = ["static"] * HAS_STATIC_LIFECYCLE + ["stream"] * HAS_STREAM_LIFECYCLE
 HAS_CONTINUOUS_PROFILER = "profile_lifecycle" in sentry_sdk.consts.DEFAULT_OPTIONS
 # Up to 2.14 a span had no name, only a description.
-_NAME = "name" if Span and "name" in inspect.signature(Span).parameters else "description"
+_NAME = (
+    "name"
+    if HAS_STATIC_LIFECYCLE and "name" in inspect.signature(Span).parameters
+    else "description"
+)
 #: Options that have HEAD requests traced: up to 2.14 every method is.
 TRACE_HEAD = (
     {"http_methods_to_capture": ("GET", "HEAD")}
@@ -45,13 +49,13 @@ TRACE_HEAD = (
 )
 
 # Sessions are flushed with the client; the flusher's thread would sleep for a minute.
-SessionFlusher._ensure_running = lambda self: None
+SessionFlusher._ensure_running = lambda self: None  # type: ignore[method-assign]
 
 if HAS_STREAM_LIFECYCLE:
     from sentry_sdk._span_batcher import SpanBatcher
 
     # Spans, too: their thread may have taken them, and not yet sent them, when a test looks.
-    SpanBatcher._flush_loop = lambda self: None
+    SpanBatcher._flush_loop = lambda self: None  # type: ignore[method-assign]
 
 
 #: Options that an SDK without transactions does not have.

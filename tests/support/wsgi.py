@@ -2,6 +2,7 @@
 
 import functools
 from io import BytesIO
+from typing import Any
 
 
 class Body(BytesIO):
@@ -49,7 +50,7 @@ class WsgiClient:
     def __init__(self, app, path="/", method="GET", **environ):
         self.environ = make_environ(path, method, **environ)
         self.chunks = []
-        self._told = []
+        self._told: Any = []
         self._steps = None
         self.response = app(self.environ, functools.partial(_start_response, self._told))
 
