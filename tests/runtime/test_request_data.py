@@ -74,20 +74,20 @@ def app_of(kind, view):
     return serve_asgi(asgi_view) if kind == "asgi" else serve(wsgi_view)
 
 
-def post(body, content_type):
+def post(body, content_type, method="POST"):
     """What a client sends."""
     headers = [("content-type", content_type), ("cookie", "flavour=oat")]
-    return {"method": "POST", "body": body, "headers": headers}
+    return {"method": method, "body": body, "headers": headers}
 
 
-def run(kind, view, body=b"", content_type=FORM_TYPE, deadline=None, app=None):
+def run(kind, view, body=b"", content_type=FORM_TYPE, deadline=None, app=None, method="POST"):
     """Serve a request to its end.
 
     :param deadline: called before the body's end.
     :return: what the client has got, and how often the body has been read (WSGI).
     """
     way = "asgi-django" if kind == "asgi" else "wsgi-django"
-    client = open_stream(way, app or app_of(kind, view), **post(body, content_type))
+    client = open_stream(way, app or app_of(kind, view), **post(body, content_type, method))
     if deadline:
         deadline()
     sent = client.read()
@@ -224,6 +224,20 @@ def test_body(start, handled, kind, what, how):
         assert event["request"].get("data") == data
         assert event["request"]["cookies"] == {"flavour": "oat"}
         assert event["request"]["method"] == "POST"
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_form_of_a_put(start, kind):
+    """``request.POST`` is empty then, and has read nothing. The rest is the client's."""
+    sentry = start(kind)
+
+    def view(request):
+        assert not request.POST
+        return [b"1"]
+
+    assert run(kind, view, FORM, method="PUT") == (b"1", 0)
+    sentry.root()
+    assert not [event for event in sentry.transactions() if "data" in event["request"]]
 
 
 @pytest.mark.parametrize("kind", OPEN)

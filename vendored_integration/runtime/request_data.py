@@ -129,11 +129,7 @@ def _spare_unread_body(extractor: Any) -> None:
 
 def _is_read(request: Any) -> bool:
     """Whether the application has read its request's body. Django REST framework's, too."""
-    return (
-        getattr(request, "_read_started", False)
-        or hasattr(request, "_body")
-        or hasattr(request, "_post")
-    )
+    return getattr(request, "_read_started", False) or hasattr(request, "_body")
 
 
 def _has_no_body(request: Any) -> bool:
