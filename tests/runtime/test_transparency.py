@@ -60,12 +60,12 @@ def test_iterating_without_keeping_the_response(init):
 # -- files -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", ["gunicorn", "waitress", "uwsgi"])
+@pytest.mark.parametrize("server", ["gunicorn", "waitress", "django", "uwsgi"])
 def test_file_wrapper_is_the_server_s_own(sentry, tmp_path, server):
     """gunicorn, waitress and wsgiref look for their class; the transaction ends at close.
 
-    waitress has the file by another name. uWSGI's wrapper is a function that returns the
-    file, and it compares identities.
+    waitress has the file by another name; of the class in Django's own tests nothing is
+    known. uWSGI's wrapper is a function that returns the file, and it compares identities.
     """
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1000)
@@ -77,22 +77,29 @@ def test_file_wrapper_is_the_server_s_own(sentry, tmp_path, server):
             super().__init__(*args)
             wrapped.append(self)
 
-    class Buffer:
+    class Unknown:
         def __init__(self, file, block_size=8192):
-            self.file = file
             wrapped.append(self)
 
         def __iter__(self):
-            return iter([self.file.read()])
+            return iter([file.read()])
 
         def close(self):
-            self.file.close()
+            file.close()
+
+    class Buffer(Unknown):
+        def __init__(self, file, block_size=8192):
+            super().__init__(file)
+            self.file = file
+
+        def prepare(self, size=None):
+            pass
 
     def wrapper(file, block_size=8192):
         wrapped.append(file)
         return file
 
-    wrappers = {"gunicorn": Wrapper, "waitress": Buffer, "uwsgi": wrapper}
+    wrappers = {"gunicorn": Wrapper, "waitress": Buffer, "django": Unknown, "uwsgi": wrapper}
     client = WsgiClient(
         serve(lambda request: FileResponse(file)), **{"wsgi.file_wrapper": wrappers[server]}
     )

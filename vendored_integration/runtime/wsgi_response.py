@@ -238,12 +238,14 @@ def _is_file(response: Any, file_wrapper: Any) -> bool:
 
 
 def _has_file(wrapper: Any) -> bool:
-    """Whether the server reads what is in its wrapper itself. Of another one, nobody knows."""
+    """Whether the server reads what is in its wrapper itself, as far as one can tell."""
     file = getattr(wrapper, "filelike", None)
     if file is not None:  # gunicorn's, which asks in the same way, and wsgiref's
         try:
             return isinstance(file.fileno(), int)
         except Exception:
             return False
-    file = getattr(wrapper, "file", None)  # waitress's, which asks so
-    return hasattr(file, "seek") and hasattr(file, "tell")
+    file = getattr(wrapper, "file", None)
+    if file is not None and hasattr(wrapper, "prepare"):  # waitress's
+        return hasattr(file, "seek") and hasattr(file, "tell")
+    return True
