@@ -39,9 +39,8 @@ def _live(request, tmp_path_factory):
     reason = missing(SERVERS[name])
     if reason:
         pytest.skip(reason)
-    live = Live(SERVERS[name], lifecycle, tmp_path_factory)
-    yield live
-    live.stop()
+    with Live(SERVERS[name], lifecycle, tmp_path_factory) as live:
+        yield live
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ STREAM_OP = "http.server.stream"
 FILE_CONTENT = os.urandom(64 * 1024) * 512 + b"the end"
 
 
-class Running:
+class Running(contextlib.ExitStack):
     """A server that runs the test app, and the Sentry that the app reports to.
 
-    A context manager; its test is skipped if the server is not installed here.
+    Its test is skipped if the server is not installed here.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Running:
         before=(),
         **environment,
     ):
+        super().__init__()
         reason = missing(server)
         if reason:
             pytest.skip(reason)
@@ -44,6 +45,8 @@ class Running:
         self.lifecycle = lifecycle
         (directory / "file").write_bytes(FILE_CONTENT)
         self.sink = EnvelopeSink().start()
+        # A test may put another one in its place.
+        self.callback(lambda: self.sink.stop())
         try:
             self.process = Process(
                 server,
@@ -59,21 +62,10 @@ class Running:
                 before=before,
             )
         except BaseException:
-            self.sink.stop()
+            self.close()
             raise
+        self.callback(self.process.stop)
         self.port = self.process.port
-
-    def stop(self):
-        try:
-            self.process.stop()
-        finally:
-            self.sink.stop()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.stop()
 
     # -- requests
 
@@ -168,7 +160,7 @@ class Running:
             assert_accepted(event)
 
 
-class Live:
+class Live(contextlib.ExitStack):
     """One server in one lifecycle: several configurations, each started when it is first used."""
 
     #: By name: arguments of our integration.
@@ -181,6 +173,7 @@ class Live:
     )
 
     def __init__(self, server, lifecycle, tmp_path_factory):
+        super().__init__()
         self.server = server
         self.lifecycle = lifecycle
         self._tmp_path_factory = tmp_path_factory
@@ -190,7 +183,8 @@ class Live:
         """The one that has this name."""
         if name not in self.running:
             options = json.dumps(self.OPTIONS.get(name, {}))
-            self.running[name] = self.fresh(integration, OPTIONS=options, **environment)
+            running = self.fresh(integration, OPTIONS=options, **environment)
+            self.running[name] = self.enter_context(running)
         return self.running[name]
 
     @property
@@ -201,8 +195,3 @@ class Live:
         """One that has just been started."""
         directory = self._tmp_path_factory.mktemp("live")
         return Running(self.server, directory, integration, self.lifecycle, **environment)
-
-    def stop(self):
-        with contextlib.ExitStack() as stack:
-            for running in self.running.values():
-                stack.callback(running.stop)

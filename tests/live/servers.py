@@ -42,6 +42,11 @@ class Server(NamedTuple):
     # For the test app.
     environment: Mapping[str, str] = MappingProxyType({})
 
+    def serving(self, module, *arguments):
+        """The same server, with the applications of another module than app.py."""
+        command = [word.replace("app:", f"{module}:") for word in self.command()]
+        return self._replace(command=lambda: [*command, *arguments])
+
 
 def _gunicorn(*arguments):
     return lambda: [

@@ -33,10 +33,7 @@ GTHREAD, GEVENT = "gunicorn-gthread", "gunicorn-gevent"
 
 def faulty(name, *arguments):
     """A server that runs faulty.py."""
-    command = SERVERS[name].command
-    return SERVERS[name]._replace(
-        command=lambda: [*(part.replace("app:", "faulty:") for part in command()), *arguments]
-    )
+    return SERVERS[name].serving("faulty", *arguments)
 
 
 def run(directory, server, integration="ours"):

@@ -88,8 +88,7 @@ def model():
 )
 def running(request, model, tmp_path_factory):
     name, lifecycle = request.param
-    command = [word.replace("app:", "model_app:") for word in SERVERS[name].command()]
-    server = SERVERS[name]._replace(command=lambda: command)
+    server = SERVERS[name].serving("model_app")
     directory = tmp_path_factory.mktemp("model")
     with Running(
         server, directory, lifecycle=lifecycle, OPENAI_BASE_URL=model.url, LOGS="1"

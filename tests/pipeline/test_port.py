@@ -139,7 +139,8 @@ def test_edits_that_change_the_same_line(project: Project) -> None:
 # -- what is refused
 
 GUARD = "        _wsgi_middleware_applied.set(True)\n"
-EARLY = "        if {}:\n            return self.app(environ, start_response)\n\n" + GUARD
+NO_CLIENT = "        if not sentry_sdk.is_initialized():\n"
+EARLY = f"{NO_CLIENT}            return self.app(environ, start_response)\n\n{GUARD}"
 WITH = "                with transaction:\n"
 STACK = "stack = ExitStack()\nstack.enter_context(transaction)\nwith stack:\n"
 DEF = "    def __call__"
@@ -154,13 +155,9 @@ def indented(text: str, spaces: int) -> str:
 
 REFUSED: Dict[str, Tuple[Any, ...]] = {
     "return without init()": (
-        later(GUARD, EARLY.format("not sentry_sdk.is_initialized()")),
-        "wsgi.py: return self.app(environ, start_response): returns before",
-        "def __call__ uses the application, too",
-    ),
-    "return for OPTIONS": (
-        later(GUARD, EARLY.format('environ["REQUEST_METHOD"] == "OPTIONS"')),
+        later(GUARD, EARLY),
         "wsgi.py: return self.app(environ, start_response): returns before the application",
+        "def __call__ uses the application, too",
     ),
     "guard with another condition": (
         later(".get(False):", ".get(False) or not environ:"),
