@@ -46,6 +46,20 @@ def test_build_makes_the_files_of_the_release(project: Project) -> None:
     assert found == {*sdk.FILES, "__init__.py"}
 
 
+def test_work_that_nobody_sees_is_left_out(project: Project) -> None:
+    project.vendor("build", "2.9.0")
+    middleware = project.vendored("django/middleware.py")
+    assert middleware.startswith("import vendored_integration.runtime.spared as _spared\n")
+    assert "if not (integration.middleware_spans and _spared.wanted()):" in middleware
+    assert "return _spared.start_span(op=" in middleware
+    views, signals = (project.vendored(f"django/{n}.py") for n in ("views", "signals_handlers"))
+    assert "if_wanted(sentry_patched_make_view_atomic, old_make_view_atomic)" in views
+    assert "if_wanted(_sentry_live_receivers, old_live_receivers)" in signals
+    assert "_spared" not in project.vendored("django/transactions.py")
+    wsgi = project.vendored("wsgi.py")
+    assert "_spared.EventProcessor(_make_wsgi_event_processor, environ)" in wsgi
+
+
 def test_what_the_package_says_of_itself(project: Project, tmp_path: Path) -> None:
     """Frames look like the SDK's own, which goes by the module's name in their globals."""
     project.vendor("build", "2.9.0")
