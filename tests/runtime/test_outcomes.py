@@ -109,12 +109,25 @@ def test_stream_op(init, lifecycle, way, streaming):
     assert sentry.root().op == ("http.server.stream" if streaming else "http.server")
 
 
+@pytest.fixture
+def no_connection():
+    """No database connection. Django leaves one to a database in memory open."""
+
+    def close():
+        database = connections["default"]
+        if database.connection is not None:
+            database.connection.close()
+            database.connection = None
+
+    close()
+    yield
+    close()
+
+
 @pytest.mark.parametrize("is_open", [True, False])
-def test_open_database_connections(init, lifecycle, is_open):
+def test_open_database_connections(init, lifecycle, no_connection, is_open):
     """A stream keeps the connection that its view has opened; 0 is not told."""
     sentry = init(lifecycle)
-    connections["default"].close()
-    del connections["default"]  # a database in memory stays open
 
     def view(request):
         if is_open:
