@@ -112,6 +112,28 @@ def test_process_exit_with_all_workers_busy():
     assert lines == ["b'ab'", "4", "flush 1"]
 
 
+def test_response_is_held_until_the_process_has_ended():
+    """By a global of the project's URLs, which are dropped when half of the modules are gone."""
+    run(
+        """
+        import sentry_sdk
+        from django.conf import settings
+        from django.core.wsgi import get_wsgi_application
+        from django.http import StreamingHttpResponse
+        from django.test import RequestFactory
+        from django.urls import path
+        from vendored_integration import DjangoIntegration
+        sentry_sdk.init(integrations=[DjangoIntegration()])
+        settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
+        urlpatterns = [path("", lambda request: StreamingHttpResponse([b"a"]))]
+        environ = RequestFactory().get("/").environ
+        held = [get_wsgi_application()(environ, lambda *args: None) for _ in range(2)]
+        held[0].close()
+        """,
+        prelude="",
+    )
+
+
 # -- the clock ---------------------------------------------------------------------------
 
 

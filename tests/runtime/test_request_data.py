@@ -167,13 +167,14 @@ READ = {
 def cases():
     """How each body is read, and what else is so of its request."""
     for kind in KINDS:
+        streams = kind in ("stream", "asgi")
         for what, (*_, data) in READ.items():
-            if kind != "return" or data is not None:  # else it is read as in stock
-                yield kind, what, ""
             yield kind, what, "not sampled"
-            if kind != "return":
-                yield kind, what, "past its deadline"
-            if kind in ("stream", "asgi"):
+            if streams or data is not None:  # else it is read as in stock
+                yield kind, what, ""
+                if kind != "return":
+                    yield kind, what, "past its deadline"
+            if streams:
                 yield kind, what, "fails"
 
 
@@ -226,7 +227,18 @@ def test_body(start, handled, kind, what, how):
         assert event["request"]["method"] == "POST"
 
 
-@pytest.mark.parametrize("kind", OPEN)
+@pytest.mark.parametrize("kind", ["return", "close"])
+def test_unread_body_of_a_plain_response(start, lifecycle, kind):
+    """As in stock a transaction has it, read when the view has returned; a segment has none."""
+    sentry = start(kind)
+    _, reads = run(kind, lambda request: [b"1"], FORM)
+    sentry.root()
+    data = [event["request"]["data"] for event in sentry.transactions()]
+    expected = [{"a": "1", "b": "2"}] if lifecycle == "static" else []
+    assert (data, reads > 0) == (expected, lifecycle == "static")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPEN if kind != "close"])
 def test_form_of_a_put(start, kind):
     """``request.POST`` is empty then, and has read nothing. The rest is the client's."""
     sentry = start(kind)

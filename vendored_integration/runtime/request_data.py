@@ -53,14 +53,18 @@ def _no_processor(event: Any, hint: Any) -> Any:
     return event
 
 
-def take_request_data(root: Any) -> None:
+def take_request_data(root: Any, streaming: bool) -> None:
     """Take the data of the running context's request, for what is sent later.
 
     :param root: the adapter of its root span, or ``None``.
+    :param streaming: whether its response is. Of another one all is taken, as in stock.
     """
     scope = sentry_sdk.Scope.get_current_scope()
     span = scope._span
-    token = request_access.set("query" if root is not None and root.looks_up_user else "cached")
+    access: "Optional[str]" = "cached"
+    if root is not None and root.looks_up_user:
+        access = "query" if streaming else None
+    token = request_access.set(access)
     try:
         scope._span = None  # as in stock, the query for the user is no span of the request's
         for holder in (scope, sentry_sdk.Scope.get_isolation_scope()):

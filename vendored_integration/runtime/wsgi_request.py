@@ -151,7 +151,7 @@ class WsgiRequest(RequestContext):
         if self.root is not None:
             # As in stock: an idle stream would be sampled for as long as it is open.
             self.run(self.root.stop_profile)
-        self.run(take_request_data, self.root)
+        self.run(take_request_data, self.root, streaming)
         if streaming:
             body_stats.open_db_connections = len(open_connections())
         if bindings is not None and bindings.find(self.context, self.before):

@@ -10,6 +10,7 @@ its ``finally``, and cannot tell a ``close()`` from being dropped.
 """
 
 import contextlib
+import sys
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
@@ -96,7 +97,9 @@ class _OpenScopedResponse(_ScopedResponse):
     def close(self) -> None:
         self._request.close(getattr(self._response, "close", None))
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: "Callable[[], bool]" = sys.is_finalizing) -> None:
+        if is_finalizing():
+            return  # the process has ended all that was open, and half of the modules are gone
         try:
             # If this was the last to hold the body, that is cleaned up now: in its own
             # context, and not in that of a request which happens to be running; and before
@@ -201,9 +204,9 @@ class _CloseHook:
         self._request.read_by_server()
         self._request.close(self._close)
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: "Callable[[], bool]" = sys.is_finalizing) -> None:
         request = getattr(self, "_request", None)
-        if request is not None:
+        if request is not None and not is_finalizing():
             request.drop()
 
 
