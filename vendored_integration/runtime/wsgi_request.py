@@ -261,7 +261,6 @@ class WsgiRequest(RequestContext):
 
         Not even whether the client has stayed to the end of it.
         """
-        self.is_exhausted = True
         if not self._is_head:
             self.opened.stats.file_size = self._content_length()
 
