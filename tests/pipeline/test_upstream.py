@@ -146,7 +146,8 @@ def django_tests(suites: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tool, "run", run)
     suite = tool.Suite("5.2.1", Path(sys.executable), Path())
     monkeypatch.setattr(tool, "prepare", lambda *args: suite)
-    monkeypatch.setattr(tool, "EXPLAINED", {"m.tests.T.explained": "reads too much"})
+    for name in "FAILS", "SENDS_OTHERWISE":
+        monkeypatch.setattr(tool, name, {"reads too much": ("m.tests.T.explained",)})
     return SimpleNamespace(tool=tool, runs=runs, ran=ran, failed=suites.Result("failed", "boom"))
 
 
