@@ -447,7 +447,7 @@ def rest_framework(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "read"),
-    [("return", True), ("close", True), ("close", False), ("stream", True), ("stream", False)],
+    [("return", True), ("close", True), ("stream", True), ("stream", False)],
 )
 @pytest.mark.parametrize("content_type", ["application/json", FORM_TYPE])
 def test_rest_framework(start, rest_framework, kind, content_type, read):
