@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Protocol, Set
 
 from sink import attributes
 
 Json = Dict[str, Any]
 
 _HEADER = "http.request.header."
+
+
+class Source(Protocol):
+    """An `EnvelopeSink`, or what is like it."""
+
+    def transactions(self) -> List[Json]: ...
+    def spans(self) -> List[Json]: ...
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,10 @@ class Trace(Span):
         return None if parent_id == self.span_id else by_id[parent_id or ""]
 
 
-def traces(sink: Any) -> List[Trace]:
-    """All that have arrived; of the stream lifecycle those whose segment span has.
-
-    :param sink: a :class:`sink.EnvelopeSink`, or another one with its `spans` and `transactions`.
-    """
-    spans = sink.spans()
-    return [_of_transaction(event) for event in sink.transactions()] + [
+def traces(source: Source) -> List[Trace]:
+    """All that have arrived; of the stream lifecycle those whose segment span has."""
+    spans = source.spans()
+    return [_of_transaction(event) for event in source.transactions()] + [
         _of_segment(span, spans) for span in spans if span.get("is_segment")
     ]
 
