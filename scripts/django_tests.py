@@ -51,6 +51,7 @@ LABELS = """
 # What these tests import, and can do without: then some are skipped.
 REQUIREMENTS = ("docutils", "jinja2", "pillow")
 
+# Why a test fails with ours, or sends something else than with stock: it ...
 FAILS = {
     "reads from a WSGI iterable what only Django's response has": (
         "handlers.test_exception.ExceptionHandlerTests.test_data_upload_max_memory_size_exceeded",
@@ -124,14 +125,15 @@ def judge(suite: Suite) -> bool:
         if doubtful:
             modules = " ".join(sorted({test.rsplit(".", 2)[0] for test in doubtful}))
             suites.take_passes(ours, run(suite, "ours", lifecycle, modules))
+        fails_with_stock = suites.worse(without, stock)
         for explained, differences in (
             (FAILS, suites.worse(without, ours)),
-            (SENDS_OTHERWISE, dict(suites.sent_otherwise(stock, ours))),
+            (SENDS_OTHERWISE, suites.sent_otherwise(stock, ours)),
         ):
             for test, what in differences.items():
                 why = reason(explained, test)
                 unexplained += not why
-                with_stock = ", with stock too" if test in suites.worse(without, stock) else ""
+                with_stock = ", with stock too" if test in fails_with_stock else ""
                 print(f"  {test} ({lifecycle}{with_stock})\n      {what}")
                 print(f"      explained: it {why}" if why else "      UNEXPLAINED")
         compared = sum(bool(result.sent) for result in ours.values())

@@ -103,16 +103,18 @@ def worse(first: Results, second: Results) -> Dict[str, str]:
     return {test: error for kind, test, error in compare(first, second) if kind == WORSE}
 
 
-def sent_otherwise(first: Results, second: Results) -> Iterator[tuple[str, str]]:
-    """Yield the tests in which something else was sent, and where the first difference is."""
-    for test in first.keys() & second.keys():
-        here, there = first[test].sent, second[test].sent
-        if here is not None and there is not None and here != there:
-            pairs = zip_longest(here, there, fillvalue="nothing more")
-            stock, ours = next(pair for pair in pairs if pair[0] != pair[1])
-            at = next((i for i, (a, b) in enumerate(zip(stock, ours)) if a != b), 0)
+def sent_otherwise(stock: Results, ours: Results) -> Dict[str, str]:
+    """The tests in which something else was sent, with the first difference."""
+    found = {}
+    for test in filter(ours.__contains__, stock):
+        expected, sent = stock[test].sent, ours[test].sent
+        if expected is not None and sent is not None and expected != sent:
+            pairs = zip_longest(expected, sent, fillvalue="nothing more")
+            wanted, got = next(pair for pair in pairs if pair[0] != pair[1])
+            at = next((i for i, (a, b) in enumerate(zip(wanted, got)) if a != b), 0)
             part = slice(max(0, at - 60), at + 140)
-            yield test, f"sends ...{ours[part]}..., stock ...{stock[part]}..."
+            found[test] = f"sends ...{got[part]}..., stock ...{wanted[part]}..."
+    return found
 
 
 def take_passes(results: Results, again: Results) -> None:
