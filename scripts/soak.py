@@ -11,7 +11,7 @@ errors before and in mid-stream, and hangs up. An ingest on loopback counts by t
 numbers: what is lost, what comes twice, and what comes out wrong. At the end no response may be
 open, no thread more than at the start, and no memory lost.
 
-Needs Linux, and Python 3.8 or later with venv. Takes an hour and a half on two cores.
+Needs Linux, and Python 3.8 or later with venv. Takes an hour on two cores.
 
 Exit status: 0 all right, 1 something is lost, double, wrong or grows, or a step has failed, 2 the
 command line.

@@ -74,11 +74,9 @@ def serve_body(function):
 
 
 def test_tasks_belong_where_they_are_submitted(sentry):
-    """Their spans are children of the span that was active, and they see what was bound then.
+    """Their spans are children of the span that was active, also if that has ended since.
 
-    What they report has the submitter's tags and trace.
-
-    Also if that has ended when a task begins.
+    They see what was bound then. What they report has the submitter's tags and trace.
     """
 
     def task(name):

@@ -59,7 +59,7 @@ class HttpRequest(AsgiRequest):
         """Django begins to send a response."""
         self._streaming = streaming
         if streaming:
-            take_request_data(self._root, streaming)
+            take_request_data(self._root, streaming=True)
 
     async def send(self, message: Any) -> None:
         asked = perf_counter()
